@@ -107,6 +107,7 @@ def bare_tokens_per_second(work: Path, config: Any) -> float:
 
     from dapt_trainer.distributed import Ranks
     from dapt_trainer.modeling.attention import stack_rows
+    from dapt_trainer.modeling.chunked_loss import use_chunked_loss
     from dapt_trainer.modeling.compose import load_model
     from dapt_trainer.modeling.lora import with_lora
     from dapt_trainer.training.batch_order import BatchOrder
@@ -114,6 +115,7 @@ def bare_tokens_per_second(work: Path, config: Any) -> float:
 
     rows = open_rows(work, config, Ranks(0, 0, 1, torch.device("cpu")))
     model = load_model(work, config.model, precision=config.distribution.precision)
+    use_chunked_loss(model)  # the same kernels in both
     if config.lora:
         model = with_lora(model, config.lora, seed=0)
     model.config.use_cache = False

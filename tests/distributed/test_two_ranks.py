@@ -16,11 +16,20 @@ pytestmark = [pytest.mark.torch, pytest.mark.distributed]
 Unbroken = Callable[..., Gang]
 ZERO_2_LORA = {"distribution": {"zero_stage": 2, "precision": "fp32"}, "lora": True}
 ZERO_0_FULL = {"distribution": {"zero_stage": 0, "precision": "fp32"}, "lora": False}
+ZERO_3_FULL = {"distribution": {"zero_stage": 3, "precision": "fp32"}, "lora": False}
 ZERO_2_FULL_BF16 = {"distribution": {"zero_stage": 2, "precision": "bf16"}, "lora": False}
 
 
 def finished(work: Path, number: int, changes: dict[str, Any], *, ranks: int = 2) -> PretrainReport:
     return run_gang(work, number, changes, ranks=ranks).report
+
+
+def assert_same_losses(one: PretrainReport, other: PretrainReport) -> None:
+    """Bounds of sums in another order: 1e-5 nats a step, 1e-4 of the gradient's norm."""
+    for mine, theirs in zip(one.curve, other.curve, strict=True):
+        assert (mine.step, mine.tokens) == (theirs.step, theirs.tokens)
+        assert mine.loss_nats == pytest.approx(theirs.loss_nats, abs=1e-5)
+        assert mine.gradient_norm == pytest.approx(theirs.gradient_norm, rel=1e-4)
 
 
 def curve(report: PretrainReport) -> list[tuple[Any, ...]]:
@@ -61,12 +70,37 @@ def test_a_stop_request_of_one_rank_stops_all_with_a_checkpoint(tmp_path: Path) 
     assert [point.step for point in resumed.curve] == [1, 2, 3, 4, 5, 6]
 
 
-def test_one_rank_and_two_ranks_train_the_same(unbroken: Unbroken) -> None:
-    alone = unbroken(ZERO_2_LORA, ranks=1).report
-    both = unbroken(ZERO_2_LORA, ranks=2).report
-    for one, two in zip(alone.curve, both.curve, strict=True):
-        assert two.loss_nats == pytest.approx(one.loss_nats, abs=1e-5)
-        assert (two.step, two.tokens) == (one.step, one.tokens)
+@pytest.mark.parametrize("changes", [ZERO_0_FULL, ZERO_2_FULL_BF16], ids=["zero-0", "zero-2-bf16"])
+def test_a_gradient_of_one_rank_that_is_not_a_number_skips_the_step_on_both(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    steps = {"config": {"checkpoint_steps": (3, 4, 6)}}
+    report = run_gang(make_work_volume(tmp_path), 1, changes | steps, "nan:4").report
+    assert [point.step for point in report.curve if point.skipped] == [4]
+    before, skipped, after = [row.weights_digest for row in report.facts.checkpoints]
+    assert skipped == before != after
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks"),
+    [(ZERO_2_LORA, 2), (ZERO_0_FULL, 4), (ZERO_3_FULL, 4)],
+    ids=["zero-2-lora-2", "zero-0-full-4", "zero-3-full-4"],
+)
+def test_any_number_of_ranks_trains_as_one_rank_does(
+    unbroken: Unbroken, changes: dict[str, Any], ranks: int
+) -> None:
+    assert_same_losses(unbroken(changes, ranks=ranks).report, unbroken(changes, ranks=1).report)
+
+
+@pytest.mark.parametrize("changes", [ZERO_2_LORA, ZERO_3_FULL], ids=["zero-2-lora", "zero-3-full"])
+def test_two_ranks_that_share_each_sequence_train_as_one_does(
+    tmp_path: Path, unbroken: Unbroken, changes: dict[str, Any]
+) -> None:
+    alone = unbroken(changes, ranks=1).report
+    shared = {**changes, "distribution": {**changes["distribution"], "sequence_parallel": 2}}
+    both = run_gang(make_work_volume(tmp_path), 1, shared).report
+    assert both.attention.startswith("dapt_shared_sequence: 2 ranks share a sequence; sdpa: on the CPU")
+    assert_same_losses(both, alone)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,13 @@ def test_the_readme_explains_every_entry_of_a_legend(legends: dict[str, list[str
         [*candidates, CandidatePoint("a1-s9", 1, "checkpoint", 0.02, 0.2, True)], chosen="a1-s9", gates=gates
     )
     score_chart([ScoreRow("task", [(model, 0.5, 0.1) for model in style.MODEL_COLOURS])])
-    loss_chart([CurvePoint(step=1, loss_nats=2.0, learning_rate=1e-3)], [(0, 2.0, 2.0)])
+    marked = [
+        CurvePoint(step=1, loss_nats=2.0, learning_rate=1e-3, spike=True),
+        CurvePoint(step=2, loss_nats=math.nan, learning_rate=1e-3, skipped=True),
+    ]
+    chart = loss_chart(marked, [(0, 2.0, 2.0)])
+    assert chart.description.endswith("; 1 spike; 1 skipped step")
+    assert {"spike", "skipped step"} <= set(legends["loss"])
     assert set(legends) == {"perplexity", "trade", "scores", "loss"}
     text = explained()
     for entries in legends.values():

@@ -94,6 +94,7 @@ def test_budget_exhausted_event_is_recorded_once() -> None:
 
 def test_the_set_is_fixed_and_every_reason_is_a_word_of_the_tables() -> None:
     own = {"StageStarted", "StageSucceeded", "StageFailed", "CandidateSelected", "RolledBack", "Recreated"}
+    own |= {"StepsSkipped", "LossSpiked"}
     assert set(EVENTS) == own | set(words.STALLING) | {"Published"}
     assert set(EVENTS) - own <= set(words.REASONS)
     assert {type_ for type_, _ in EVENTS.values()} == {"Normal", "Warning"}

@@ -218,6 +218,38 @@ def test_progress_is_written_at_most_every_ten_seconds_and_percent() -> None:
     assert world.cluster.writes == writes + 1
 
 
+def test_a_skipped_step_and_a_loss_spike_are_events_before_the_next_percent() -> None:
+    world = World()
+    world.live_until("pretrain")
+
+    def reading(step: int, **marks: int) -> None:
+        progress = {"stage": "pretrain", "fraction": step / 1000, "step": step, "total_steps": 1000}
+        world.cluster.run_pods(
+            world.key, lambda stage: Stays(Progress(run_key=stage.run.key, **progress, **marks))
+        )
+        world.cluster.advance(60)
+        world.settle()
+
+    reading(5, skipped_steps=0, loss_spikes=0)
+    assert "skippedSteps" not in world.status["progress"]
+    reading(6, skipped_steps=1, loss_spikes=0)
+    reading(7, skipped_steps=1, loss_spikes=2)
+    assert world.status["progress"]["lossSpikes"] == 2
+    assert [(event.type, event.reason, event.message) for event in world.cluster.events(world.key)][-2:] == [
+        (
+            "Warning",
+            "StepsSkipped",
+            "pretrain, up to step 6 of 1000: 1 step was skipped, because loss or gradient was not a number",
+        ),
+        (
+            "Warning",
+            "LossSpiked",
+            "pretrain, up to step 7 of 1000: 2 spikes of the training loss, over the mean before by 6 standard "
+            "deviations; repeated ones stop the run, and a lower pretraining.optimizer.learningRate avoids them",
+        ),
+    ]
+
+
 def test_progress_ends_at_the_last_step() -> None:
     world = World()
     world.live_until("pretrain")

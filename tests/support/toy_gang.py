@@ -2,7 +2,7 @@
 
 A rank may kill itself at a named place, as SIGKILL does: `step:N` (rank 1, after step N), `save:N` (rank 0, when
 half of checkpoint N is written), `rename:N` (rank 0, after the folder was renamed, before the manifest). `term:N` asks
-rank 1 alone to stop after step N.
+rank 1 alone to stop after step N; `nan:N` makes the loss of step N no number on rank 1 alone.
 """
 
 from __future__ import annotations
@@ -90,6 +90,19 @@ def _die_in_save(place: str, step: str) -> None:
         run_checkpoints.write_manifest = before_manifest
 
 
+def _poison(step: int) -> None:
+    """Make the loss of one step no number."""
+    from dapt_trainer.training.step_trainer import StepTrainer
+
+    honest = StepTrainer.compute_loss
+
+    def poisoned(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = honest(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step + 1 == step else loss
+
+    StepTrainer.compute_loss = poisoned
+
+
 def _note_penalty(work: Path, rank: int) -> None:
     """Write down how much a rank keeps for a penalty."""
     from dapt_trainer.training.step_trainer import StepTrainer
@@ -112,6 +125,8 @@ def run_rank(rank: int, world_size: int, work: Path, number: int, changes: dict[
     place, _, step = where.partition(":")
     if rank == 0:
         _die_in_save(place, step)
+    elif place == "nan":
+        _poison(int(step))
     distribution, lora = DistributionConfig(**changes["distribution"]), LoraConfig(rank=4, alpha=8)
     config = pretrain_config(
         distribution=distribution,

@@ -28,6 +28,7 @@ METHODS = {
     "transformers.Trainer.training_step": "self, model, inputs, num_items_in_batch",
     "transformers.Trainer._prepare_for_training": "self, max_steps, train_dataloader, resume_from_checkpoint",
     "transformers.Trainer._load_rng_state": "self, checkpoint",
+    "transformers.Trainer.floating_point_ops": "self, inputs",
     "transformers.Trainer._prepare_input": "self, data",
     "transformers.Trainer._prepare_inputs": "self, inputs",
     "transformers.Trainer._maybe_log_save_evaluate": (
@@ -44,7 +45,6 @@ METHODS = {
     "lm_eval.models.huggingface.HFLM._encode_pair": "self, context, continuation",
     # Replaced on an engine, or called though no documentation has them.
     "deepspeed.DeepSpeedEngine.clip_fp32_gradients": "self",
-    "deepspeed.runtime.utils.clip_grad_norm_": "parameters, max_norm, norm_type, mpu",
     "deepspeed.checkpoint.ds_to_universal.main": "args",
     "trl.models.prepare_deepspeed": "model, accelerator",
 }
@@ -56,6 +56,7 @@ ATTRIBUTES = {
     "deepspeed.ops": {"__compatible_ops__"},
     "transformers.configuration_utils": {"_attn_implementation"},
     "transformers.modeling_utils": {
+        "_supports_attention_backend",
         "_supports_flash_attn",
         "_supports_flex_attn",
         "_supports_sdpa",

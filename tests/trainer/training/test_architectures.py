@@ -151,7 +151,7 @@ def test_two_steps_save_a_checkpoint_that_reloads_to_the_same_model(
     assert report.facts.checkpoints[0].general_a_nats > 0
     way = "eager" if stage.model.config.model_type == "gemma2" else "sdpa"
     assert report.attention == f"{way}: on the CPU, documents kept apart by a mask from position ids"
-    assert report.kernels == "transformers' own layers: no accelerator"
+    assert report.kernels.startswith("transformers' own layers: no accelerator; loss in chunks of ")
     saved = str(next(folder.rglob("checkpoint-2")).relative_to(folder))
     reference = (
         ModelReference(weights=saved) if lora is None else ModelReference(weights="model", adapters=(saved,))

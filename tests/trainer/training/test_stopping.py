@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dapt_contract.stages.common import DistributionConfig
 from dapt_contract.stages.pretrain import PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopRule
 from dapt_trainer.context import SilentProgress
@@ -29,6 +31,19 @@ class StopsAfter(SilentProgress):
 
     def stop_requested(self) -> bool:
         return self.asked
+
+
+def poison(monkeypatch: Any, steps: set[int]) -> None:
+    """Make the loss of these steps, counted from 1, no number."""
+    from dapt_trainer.training.step_trainer import StepTrainer
+
+    honest = StepTrainer.compute_loss
+
+    def poisoned(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = honest(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step + 1 in steps else loss
+
+    monkeypatch.setattr(StepTrainer, "compute_loss", poisoned)
 
 
 def trained(work: Path, config: Any, **options: Any) -> PretrainReport:
@@ -74,26 +89,54 @@ def test_the_hard_stop_ends_the_run_at_the_first_checkpoint(tmp_path: Path) -> N
         trained(work, pretrain_config(stop_rule=rule, base_general_perplexity=100.0))
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_at_its_step(tmp_path: Path, monkeypatch: Any) -> None:
-    from dapt_trainer.training.step_trainer import StepTrainer
-
-    work = make_work_volume(tmp_path)
-    honest = StepTrainer.compute_loss
-
-    def poisoned(self: Any, *args: Any, **kwargs: Any) -> Any:
-        loss = honest(self, *args, **kwargs)
-        return loss * float("nan") if self.state.global_step == 2 else loss
-
-    monkeypatch.setattr(StepTrainer, "compute_loss", poisoned)
+def test_a_loss_that_stays_no_number_ends_the_run(tmp_path: Path, monkeypatch: Any) -> None:
+    poison(monkeypatch, {3, 4, 5, 6})
     with pytest.raises(DivergedError) as caught:
-        trained(work, pretrain_config())
-    assert str(caught.value).startswith(
-        "pretraining stopped at step 3 of 6: the loss is nan and the gradient norm"
+        trained(make_work_volume(tmp_path), pretrain_config())
+    assert str(caught.value) == (
+        "pretraining stopped at step 5 of 6: 3 steps in a row had a loss or gradient that is not a number; lower "
+        "pretraining.optimizer.learningRate"
     )
-    assert str(caught.value).endswith("lower pretraining.optimizer.learningRate")
     facts = caught.value.facts
     assert isinstance(facts, PretrainFacts)
-    assert (facts.ended_by, [row.step for row in facts.checkpoints]) == ("Diverged", [2])
+    assert (facts.ended_by, facts.skipped_steps) == ("Diverged", 3)
+    assert [row.step for row in facts.checkpoints] == [2, 4]
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    ("zero_stage", "precision"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (3, "bf16")]
+)
+def test_a_step_that_is_not_finite_changes_no_weight_and_the_schedule_continues(
+    tmp_path: Path, monkeypatch: Any, zero_stage: Any, precision: Any, lora: bool
+) -> None:
+    poison(monkeypatch, {1, 4})
+    config = pretrain_config(
+        checkpoint_steps=(3, 4, 6),
+        distribution=DistributionConfig(zero_stage=zero_stage, precision=precision),
+        **({} if lora else {"lora": None}),
+    )
+    report = trained(make_work_volume(tmp_path), config)
+    assert [point.step for point in report.curve if point.skipped] == [1, 4]
+    assert (report.facts.ended_by, report.facts.skipped_steps) == ("Completed", 2)
+    before, skipped, after = report.facts.checkpoints
+    assert skipped.weights_digest == before.weights_digest != after.weights_digest
+    assert all(math.isfinite(value) for value in (after.domain_a_nats, after.general_b_nats))
+    assert report.curve[-1].learning_rate == pytest.approx(5e-4)
+
+
+def test_a_run_resumes_exactly_after_a_skipped_step(tmp_path: Path, monkeypatch: Any) -> None:
+    poison(monkeypatch, {3})
+    unbroken = trained(make_work_volume(tmp_path / "a"), pretrain_config())
+    work = make_work_volume(tmp_path / "b")
+    with pytest.raises(StopRequested):
+        trained(work, pretrain_config(), progress=StopsAfter(3))
+    resumed = trained(work, pretrain_config(), try_number=2)
+    assert repr([(p.loss_nats, p.gradient_norm, p.learning_rate, p.skipped) for p in resumed.curve]) == repr(
+        [(p.loss_nats, p.gradient_norm, p.learning_rate, p.skipped) for p in unbroken.curve]
+    )
+    assert resumed.facts.skipped_steps == 1
+    assert resumed.facts.checkpoints[-1].weights_digest == unbroken.facts.checkpoints[-1].weights_digest
 
 
 def test_a_stop_request_saves_at_the_next_step_and_the_next_run_continues_there(tmp_path: Path) -> None:

@@ -35,5 +35,9 @@ class Progress(Contract):
     general_perplexity: float | None = None
     checkpoints: tuple[CheckpointFacts, ...] = Field(default=(), max_length=MAX_CHECKPOINTS)
     """Checkpoints that are complete and measured so far: their evaluations may start in parallel with the training."""
+    skipped_steps: Count | None = None
+    """Steps so far that changed no weight, because loss or gradient was not a number."""
+    loss_spikes: Count | None = None
+    """How often the loss rose far over those before it."""
     eta_seconds: float | None = None
     """Time left in this stage, as the stage estimates it."""

@@ -97,6 +97,10 @@ class PretrainFacts(Contract):
     step_seconds_median: Amount = 0.0
     peak_memory_bytes: Count = 0
     """Largest peak of any rank: accelerator memory, or resident memory on CPU."""
+    skipped_steps: Count = 0
+    """Steps whose loss or gradient was not a number: they changed no weight."""
+    loss_spikes: Count = 0
+    """How often the loss rose far over those before it."""
 
     def with_checkpoints(self, rows: Iterable[CheckpointFacts]) -> PretrainFacts:
         """Return the facts with these checkpoints added, a later row in the place of an earlier one of the same step.
@@ -121,6 +125,10 @@ class CurvePoint(Contract):
     seconds: float = 0.0
     penalty_nats: float | None = None
     """What the regularization added to the loss; None without one. `loss_nats` is without it."""
+    skipped: bool = False
+    """Whether no weight was changed, because the gradient is not a number."""
+    spike: bool = False
+    """Whether the loss rises far over those before it at this step."""
 
 
 class PretrainReport(Contract):

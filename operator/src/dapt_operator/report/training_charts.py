@@ -205,6 +205,7 @@ def loss_chart(points: Sequence[CurvePoint], held_out: Sequence[tuple[int, float
                     linewidth=1.4,
                     label=label,
                 )
+        _mark_loss(upper, points)
         upper.set_ylabel("loss (nats per token)")
         lower.plot(steps, [point.learning_rate for point in points], color=style.CHOSEN, linewidth=1.4)
         lower.set_ylabel("learning rate")
@@ -218,4 +219,40 @@ def loss_chart(points: Sequence[CurvePoint], held_out: Sequence[tuple[int, float
         f"training loss {number(first.loss_nats)} at step {first.step}, {number(last.loss_nats)} at step {last.step}; "
         f"learning rate at most {max(point.learning_rate for point in points):.2g}"
     )
-    return Chart("loss", svg, png, description)
+    return Chart("loss", svg, png, description + "".join(f"; {text}" for text in _marks_in_words(points)))
+
+
+def _mark_loss(axes: Axes, points: Sequence[CurvePoint]) -> None:
+    """Ring the spikes of the loss, and cross the steps that were skipped at the lower edge: they have no loss."""
+    spikes = [point for point in points if point.spike and math.isfinite(point.loss_nats)]
+    if spikes:
+        axes.plot(
+            [point.step for point in spikes],
+            [point.loss_nats for point in spikes],
+            color=style.LIMIT,
+            marker="o",
+            markersize=8,
+            markerfacecolor="none",
+            linestyle="none",
+            label="spike",
+        )
+    skipped = [point.step for point in points if point.skipped]
+    if skipped:
+        axes.plot(
+            skipped,
+            [0.03] * len(skipped),
+            transform=axes.get_xaxis_transform(),
+            color=style.LIMIT,
+            marker="x",
+            markersize=5,
+            linestyle="none",
+            label="skipped step",
+        )
+
+
+def _marks_in_words(points: Sequence[CurvePoint]) -> list[str]:
+    counts = (
+        ("spike", "spikes", sum(point.spike for point in points)),
+        ("skipped step", "skipped steps", sum(point.skipped for point in points)),
+    )
+    return [f"{count} {one if count == 1 else many}" for one, many, count in counts if count]

@@ -7,12 +7,16 @@ logits. With few tokens in a forward pass they gain nothing. The two thresholds 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 from dataclasses import dataclass
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
+
+from dapt_contract.chunked_loss import chunk_tokens
+from dapt_trainer.modeling.chunked_loss import use_chunked_loss
 
 SMALLEST_PASS_TOKENS = 4096
 """Tokens of a forward pass from which the fused kernels are used."""
@@ -28,6 +32,8 @@ class Kernels:
     liger: dict[str, bool] | None
     """Liger's switches; None: transformers' own layers."""
     reason: str
+    loss: str = ""
+    """How the loss is computed; empty before it is known."""
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -39,9 +45,10 @@ class Kernels:
     @property
     def text(self) -> str:
         """Return the choice with its reason, for log and report."""
+        loss = f"; {self.loss}" if self.loss else ""
         if self.liger is None:
-            return f"transformers' own layers: {self.reason}"
-        return f"Liger ({', '.join(name for name, used in self.liger.items() if used)}): {self.reason}"
+            return f"transformers' own layers: {self.reason}{loss}"
+        return f"Liger ({', '.join(name for name, used in self.liger.items() if used)}): {self.reason}{loss}"
 
 
 def choose_kernels(
@@ -77,6 +84,19 @@ def choose_kernels(
     switches = {"rope": True, "rms_norm": True, "swiglu": True}
     loss = {"fused_linear_cross_entropy": is_large, "cross_entropy": False}
     return Kernels(supported_switches(config.model_type, switches | loss), f"{tokens_per_pass} tokens a pass")
+
+
+def with_loss(kernels: Kernels, model: PreTrainedModel) -> Kernels:
+    """Make the model compute its loss without all logits where nothing else does, and return how it is computed."""
+    if kernels.liger is not None and kernels.liger.get("fused_linear_cross_entropy"):
+        return dataclasses.replace(kernels, loss="loss fused with the head by Liger")
+    if use_chunked_loss(model):
+        return dataclasses.replace(
+            kernels, loss=f"loss in chunks of {chunk_tokens(model.config.vocab_size)} tokens"
+        )
+    return dataclasses.replace(
+        kernels, loss=f"loss over all logits: {type(model).__name__} has none in chunks"
+    )
 
 
 def is_supported(model_type: str) -> bool:

@@ -36,6 +36,11 @@ METRICS = {
     "step_seconds": ("step_seconds", "Seconds of the last optimizer step."),
     "tokens_per_second": ("tokens_per_second", "Training speed over all ranks."),
     "mfu_ratio": ("mfu_ratio", "Share of the accelerators' peak FLOP/s that the model's arithmetic uses."),
+    "skipped_steps": (
+        "skipped_steps",
+        "Steps whose loss or gradient was not a number: they changed no weight.",
+    ),
+    "loss_spikes": ("loss_spikes", "How often the loss rose far over those before it."),
     "checkpoint_seconds": ("checkpoint_seconds", "Seconds that the last checkpoint took."),
 }
 """Prometheus gauges `dapt_trainer_NAME`, each with its field of `Board.update` and its help text."""

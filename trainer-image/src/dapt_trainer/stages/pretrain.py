@@ -32,7 +32,7 @@ from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, curve_of, penalties_of, stall_of
+from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, penalties_of, stall_of
 from dapt_trainer.training.pretrain_penalty import attach_penalty, prepare_fisher
 from dapt_trainer.training.regularization.fisher_store import StoredFisher
 from dapt_trainer.training.setup import Setup, set_up
@@ -46,7 +46,7 @@ def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
     Raises:
         InputError: model, shards or batch sizes are missing or do not match.
         ForgettingLimitReached: the stop rule ended the run; it carries facts and report.
-        DivergedError: loss, gradient or a perplexity is not a number; it carries facts and report.
+        DivergedError: the loss left its course, or is not a number too often; it carries facts and report.
         StopRequested: SIGTERM; a checkpoint was saved.
         InfrastructureError: a save failed, or a newer run took over.
     """
@@ -123,7 +123,7 @@ class PretrainRun:
         history = self.checkpoints.log_history()
         self.stall_seconds = stall_of(history)
         path = self.context.try_folder / CURVE_FILE if self.ranks.is_first else None
-        self.curve = LossCurve(path, curve_of(history))
+        self.curve = LossCurve.of_run(path, history, self.config.total_steps)
         self.saved_step = self._resumed.manifest.step if self._resumed else 0
 
     @property
@@ -200,8 +200,8 @@ class PretrainRun:
             total_steps=config.total_steps,
             global_batch_size=config.global_batch_size,
             micro_batch_size=config.micro_batch_size,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
+            rank=ranks.rank // config.distribution.sequence_parallel,
+            world_size=ranks.world_size // config.distribution.sequence_parallel,
             first_step=self.saved_step,
         )
         return StepTrainer(
@@ -238,13 +238,10 @@ class PretrainRun:
         point = self.curve.add(reading, self._seconds())
         self.trainer.state.log_history.append(point.model_dump())
         self._show(reading)
-        if not reading.is_finite:
-            raise self._ended(
-                DivergedError,
-                "Diverged",
-                f"at step {reading.step} of {config.total_steps}: {reading.loss_text} (learning rate "
-                f"{reading.learning_rate:.3g}); lower pretraining.optimizer.learningRate",
-            )
+        if divergence := self.curve.watch.divergence:
+            message = f"at step {reading.step} of {config.total_steps}: {divergence}"
+            message += "; lower pretraining.optimizer.learningRate"
+            raise self._ended(DivergedError, "Diverged", message)
         is_checkpoint = self._is_checkpoint_step(reading.step)
         if not (is_checkpoint or reading.stop_requested or reading.out_of_time):
             return
@@ -384,6 +381,8 @@ class PretrainRun:
             tokens_per_second=self.curve.tokens_per_second,
             step_seconds_median=self.curve.step_seconds_median,
             peak_memory_bytes=self.checkpoints.peak_memory_bytes(),
+            skipped_steps=self.curve.watch.skipped_steps,
+            loss_spikes=self.curve.watch.loss_spikes,
         )
         totals = self.rows.totals(steps)
         return PretrainReport(

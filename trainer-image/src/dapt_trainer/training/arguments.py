@@ -175,7 +175,9 @@ def argument_fields(
         "max_steps": total_steps,
         "per_device_train_batch_size": config.micro_batch_size,
         "gradient_accumulation_steps": accumulation_steps(
-            config.global_batch_size, config.micro_batch_size, ranks.world_size
+            config.global_batch_size,
+            config.micro_batch_size,
+            ranks.world_size // distribution.sequence_parallel,
         ),
         "learning_rate": optimizer.learning_rate,
         "weight_decay": optimizer.weight_decay,

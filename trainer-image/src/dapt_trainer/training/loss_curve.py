@@ -7,13 +7,14 @@ the new file has the points of the second time.
 
 from __future__ import annotations
 
-import statistics
+import heapq
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 from dapt_contract.stages.pretrain import CurvePoint, PenaltyPoint
 from dapt_trainer.checkpoints.run_checkpoints import LogEntry
+from dapt_trainer.training.loss_watch import LossWatch
 from dapt_trainer.training.step_trainer import StepReading
 
 CURVE_FILE = "curve.jsonl"
@@ -22,17 +23,46 @@ STALL = "stall_seconds"
 _WINDOW_STEPS = 20
 
 
+class RunningMedian:
+    """Keeps the median of all values so far; a value costs the logarithm of their number, not a sort of them."""
+
+    def __init__(self) -> None:
+        # The smaller half, negated since heapq has the least on top, and the larger half; it has at most one more.
+        self._below: list[float] = []
+        self._above: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Add a value."""
+        heapq.heappush(self._above, -heapq.heappushpop(self._below, -value))
+        if len(self._above) > len(self._below) + 1:
+            heapq.heappush(self._below, -heapq.heappop(self._above))
+
+    @property
+    def value(self) -> float:
+        """Return the median; 0 before the first value."""
+        if not self._above:
+            return 0.0
+        if len(self._above) > len(self._below):
+            return self._above[0]
+        return (self._above[0] - self._below[0]) / 2
+
+
 class LossCurve:
     """Collects one point for each step and appends it to the file.
 
     Args:
         path: of the file; None on ranks that write nothing.
+        watch: judges each step; it knows the earlier ones.
         earlier: the curve up to the resumed step.
     """
 
-    def __init__(self, path: Path | None, earlier: tuple[CurvePoint, ...] = ()) -> None:
+    def __init__(self, path: Path | None, watch: LossWatch, earlier: tuple[CurvePoint, ...] = ()) -> None:
         self.points: list[CurvePoint] = list(earlier)
-        self._step_seconds: list[float] = []
+        self.watch = watch
+        self._median = RunningMedian()
+        self._first_seconds: float | None = None
+        self._steady_steps = 0
+        self._steady_seconds = 0.0
         self._recent: deque[tuple[int, float]] = deque(maxlen=_WINDOW_STEPS)
         self._trained_tokens = 0
         self._tokens_before = earlier[-1].tokens if earlier else 0
@@ -42,12 +72,32 @@ class LossCurve:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(point.model_dump_json() + "\n" for point in earlier), encoding="utf-8")
 
+    @classmethod
+    def of_run(
+        cls,
+        path: Path | None,
+        log_history: Sequence[LogEntry],
+        total_steps: int,
+        *,
+        judges_spikes: bool = True,
+    ) -> LossCurve:
+        """Return the curve of a run that resumes where the log of the trainer's state ends."""
+        earlier = curve_of(log_history)
+        watch = LossWatch(total_steps, judges_spikes=judges_spikes, earlier=earlier)
+        return cls(path, watch, earlier)
+
     def add(self, reading: StepReading, seconds: float) -> CurvePoint:
         """Add a step and return its point; `seconds` is the training time of all runs that led to it."""
         previous = self.points[-1].tokens if self.points else 0
         self._recent.append((reading.tokens - previous, reading.seconds))
-        self._step_seconds.append(reading.seconds)
+        self._median.add(reading.seconds)
+        if self._first_seconds is None:
+            self._first_seconds = reading.seconds
+        else:
+            self._steady_steps += 1
+            self._steady_seconds += reading.seconds
         self._trained_tokens += reading.tokens - previous
+        is_spike = self.watch.add(reading.step, reading.loss_nats, is_skipped=reading.is_skipped)
         point = CurvePoint(
             step=reading.step,
             loss_nats=reading.loss_nats,
@@ -56,6 +106,8 @@ class LossCurve:
             tokens=reading.tokens,
             seconds=round(seconds, 3),
             penalty_nats=reading.penalty_nats,
+            skipped=reading.is_skipped,
+            spike=is_spike,
         )
         self.points.append(point)
         if self._path is not None:
@@ -79,6 +131,8 @@ class LossCurve:
             "learning_rate": reading.learning_rate,
             "gradient_norm": reading.gradient_norm,
             "step_seconds": reading.seconds,
+            "skipped_steps": self.watch.skipped_steps,
+            "loss_spikes": self.watch.loss_spikes,
         }
 
     @property
@@ -95,15 +149,16 @@ class LossCurve:
     @property
     def tokens_per_second(self) -> float:
         """Return the speed of this run's steps without evaluations and saves, and without the first, which warms up."""
-        steady = self._step_seconds[1:] or self._step_seconds
-        if not steady or not self._trained_tokens:
+        if not self._first_seconds or not self._trained_tokens:
             return 0.0
-        return self._trained_tokens / len(self._step_seconds) * len(steady) / sum(steady)
+        if not self._steady_steps:
+            return self._trained_tokens / self._first_seconds
+        return self._trained_tokens / (self._steady_steps + 1) * self._steady_steps / self._steady_seconds
 
     @property
     def step_seconds_median(self) -> float:
         """Return the median duration of this run's steps; 0 before the first."""
-        return statistics.median(self._step_seconds) if self._step_seconds else 0.0
+        return self._median.value
 
 
 def stall_of(log_history: Sequence[LogEntry]) -> float:

@@ -17,8 +17,9 @@ from dapt_trainer.digests import HeldWeights, check_weights
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Attention, choose_attention, use_attention
 from dapt_trainer.modeling.compose import load_model
-from dapt_trainer.modeling.kernels import Kernels, choose_kernels
+from dapt_trainer.modeling.kernels import Kernels, choose_kernels, with_loss
 from dapt_trainer.modeling.lora import with_lora
+from dapt_trainer.modeling.sequence_parallel import share_sequences
 from dapt_trainer.modeling.sharding import load_to_train
 from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
@@ -64,7 +65,9 @@ def set_up(
     kernels = choose_kernels(
         AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True),
         ranks.device,
-        tokens_per_pass=config.micro_batch_size * config.sequence_length_tokens,
+        tokens_per_pass=config.micro_batch_size
+        * config.sequence_length_tokens
+        // config.distribution.sequence_parallel,
         zero_stage=config.distribution.zero_stage,
     )
     # Before the model: while arguments with stage 3 exist, transformers spreads the weights as it reads them.
@@ -83,9 +86,12 @@ def set_up(
         document_boundaries=not isinstance(config, PretrainConfig) or config.document_boundaries,
         precision=config.distribution.precision,
     )
+    attention = share_sequences(attention, model, ranks, config.distribution.sequence_parallel)
     use_attention(model, attention)
     if ranks.is_first:
         logger.info("attention: %s", attention.text)
+    kernels = with_loss(kernels, model)
+    if ranks.is_first:
         logger.info("kernels: %s", kernels.text)
     set_seed(config.seed)
     if config.lora is not None:

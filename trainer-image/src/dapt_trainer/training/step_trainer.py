@@ -28,8 +28,10 @@ from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
+from dapt_trainer.modeling.sharding import unwrapped
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.regularization.penalty import Penalty
+from dapt_trainer.training.skipped_steps import skip_non_finite_steps
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -58,15 +60,9 @@ class StepReading:
     """Duration of this step."""
 
     @property
-    def is_finite(self) -> bool:
-        """Return whether loss and gradient are numbers."""
-        return math.isfinite(self.loss_nats) and math.isfinite(self.gradient_norm or 0.0)
-
-    @property
-    def loss_text(self) -> str:
-        """Return loss and gradient norm as part of a message."""
-        norm = "unknown" if self.gradient_norm is None else f"{self.gradient_norm:g}"
-        return f"the loss is {self.loss_nats:g} and the gradient norm {norm}"
+    def is_skipped(self) -> bool:
+        """Return whether the step changed no weight, because its gradient is not a number."""
+        return self.gradient_norm is not None and not math.isfinite(self.gradient_norm)
 
 
 class RowSource(Protocol):
@@ -169,10 +165,15 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             prepared = super()._prepare_for_training(*args, **kwargs)
         # After the state is loaded, which is what breaks the optimizer, and before the first step.
         repair_optimizer(self.model_wrapped, self._weight_decays)
-        _keep_gradient_norm(self.model_wrapped)
+        skip_non_finite_steps(self.model_wrapped)
+        _switch_mode_once(self.model_wrapped)
         self._hooks.on_ready()
         self._step_started = time.monotonic()
         return prepared
+
+    def floating_point_ops(self, _inputs: object) -> int:
+        """Return 0: the Trainer would walk through all modules for each micro-batch, for a number that nobody reads."""
+        return 0
 
     def _prepare_input(self, data: object) -> object:
         """Move a tensor to the accelerator without waiting for it: the batch is in pinned memory."""
@@ -319,17 +320,18 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             yield
 
 
-def _keep_gradient_norm(engine: DeepSpeedEngine) -> None:
-    """Make DeepSpeed keep the gradient norm that it clips by; without ZeRO in fp32 it drops it."""
-    # Imported here: after join_ranks, which tells DeepSpeed which accelerator to choose.
-    from deepspeed.runtime.utils import clip_grad_norm_
+def _switch_mode_once(engine: DeepSpeedEngine) -> None:
+    """Make a call for training mode cost nothing where the model is in it: the Trainer calls for each micro-batch.
 
-    def clip() -> None:
-        engine._global_grad_norm = clip_grad_norm_(
-            parameters=engine.module.parameters(), max_norm=engine.gradient_clipping(), mpu=engine.mpu
-        )
+    The mode of all modules follows that of the outermost ones, which evaluations switch.
+    """
+    train, module, core = engine.train, engine.module, unwrapped(engine)
 
-    engine.clip_fp32_gradients = clip
+    def train_if_needed(mode: bool = True) -> None:
+        if not (mode and module.training and core.training):
+            train(mode)
+
+    vars(engine)["train"] = train_if_needed
 
 
 @contextlib.contextmanager

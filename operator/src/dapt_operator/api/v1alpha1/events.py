@@ -15,6 +15,8 @@ STAGE_FAILED: Final = "StageFailed"
 CANDIDATE_SELECTED: Final = "CandidateSelected"
 ROLLED_BACK: Final = "RolledBack"
 RECREATED: Final = "Recreated"
+STEPS_SKIPPED: Final = "StepsSkipped"
+LOSS_SPIKED: Final = "LossSpiked"
 
 EVENTS: Final[dict[str, tuple[str, str]]] = {
     STAGE_STARTED: (NORMAL, "A run of a stage was created."),
@@ -28,6 +30,14 @@ EVENTS: Final[dict[str, tuple[str, str]]] = {
     RECREATED: (
         WARNING,
         "An object of the operator was gone and was created again; the message names it, and what that costs.",
+    ),
+    STEPS_SKIPPED: (
+        WARNING,
+        "Steps of pretraining changed no weight, because loss or gradient was not a number; the training continues.",
+    ),
+    LOSS_SPIKED: (
+        WARNING,
+        "The training loss rose over the mean before by six standard deviations; the training continues.",
     ),
     **dict.fromkeys(STALLING, (WARNING, "User action is required: the reason and message of Stalled.")),
     PUBLISHED: (NORMAL, "The adaptation ended: the model is at its destination."),

@@ -257,6 +257,16 @@ class Pretraining(Base):
             "regularization keeps its anchor with each rank's optimizer state and needs zeroStage 0, 1 or 2 without"
             " offload: set distribution.zeroStage to 2 and distribution.offload to none, or remove regularization",
         ),
+        Rule(
+            "regularization",
+            lambda pretraining: (
+                pretraining.regularization is None or pretraining.distribution.sequence_parallel in (None, 1)
+            ),
+            "!has(self.regularization) || !has(self.distribution.sequenceParallel)"
+            " || self.distribution.sequenceParallel == 1",
+            "regularization works on whole sequences and needs sequenceParallel 1: leave distribution.sequenceParallel"
+            " out, or remove regularization",
+        ),
     )
 
     method: Method = Method(full=Full())

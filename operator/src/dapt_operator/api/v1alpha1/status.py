@@ -63,6 +63,10 @@ class ProgressStatus(StatusBase):
     """Training speed over all ranks, in tokens per second."""
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     """Estimated seconds until the stage ends."""
+    skipped_steps: Integer | None = None
+    """Steps that changed no weight, because loss or gradient was not a number; absent where there is none."""
+    loss_spikes: Integer | None = None
+    """How often the training loss rose over the mean before by six standard deviations; absent where it did not."""
 
 
 class ResolvedModel(StatusBase):

@@ -92,7 +92,7 @@ def schedule(settings: Schedule) -> ScheduleConfig:
 
 
 def distribution(batch: Batch) -> DistributionConfig:
-    """Return how the ranks share the model."""
+    """Return how the ranks share the model, and each sequence."""
     return DistributionConfig(
         zero_stage=batch.zero_stage,
         offload=batch.offload,

@@ -12,14 +12,16 @@ from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condit
 from dapt_operator.api.v1alpha1.events import (
     CANDIDATE_SELECTED,
     EVENTS,
+    LOSS_SPIKED,
     NORMAL,
     ROLLED_BACK,
     STAGE_FAILED,
     STAGE_STARTED,
     STAGE_SUCCEEDED,
+    STEPS_SKIPPED,
     WARNING,
 )
-from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
+from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, ProgressStatus, StageStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.stage_parts.attempts import rollback_sentence
 from dapt_operator.plan.status.conditions import run_title
@@ -48,6 +50,7 @@ def notices(
     """
     events = list(_failures(before.ledger or Ledger(), reported or after.ledger or Ledger()))
     events += _stages(before, after)
+    events += _marks(before.progress or ProgressStatus(), after.progress or ProgressStatus())
     num_known = len(before.ledger.attempts) if before.ledger else 0
     for attempt in after.ledger.attempts[num_known:] if after.ledger else ():
         events.append(_notice(WARNING, ROLLED_BACK, rollback_sentence(attempt)))
@@ -92,6 +95,26 @@ def _failures(before: Ledger, after: Ledger) -> Iterator[Notice]:
             detail = f": {record.message}" if record.message else ""
             title = run_title(record.stage, record.candidate)
             yield _notice(WARNING, STAGE_FAILED, f"{title} failed ({record.cause}){detail}")
+
+
+def _marks(before: ProgressStatus, after: ProgressStatus) -> Iterator[Notice]:
+    """Yield skipped steps and loss spikes that are new; the trainer stops by itself at too many."""
+    place = f"pretrain, up to step {after.step} of {after.total_steps}"
+    if (after.skipped_steps or 0) > (before.skipped_steps or 0):
+        steps = "step was" if after.skipped_steps == 1 else "steps were"
+        yield _notice(
+            WARNING,
+            STEPS_SKIPPED,
+            f"{place}: {after.skipped_steps} {steps} skipped, because loss or gradient was not a number",
+        )
+    if (after.loss_spikes or 0) > (before.loss_spikes or 0):
+        spikes = "spike" if after.loss_spikes == 1 else "spikes"
+        yield _notice(
+            WARNING,
+            LOSS_SPIKED,
+            f"{place}: {after.loss_spikes} {spikes} of the training loss, over the mean before by 6 standard "
+            "deviations; repeated ones stop the run, and a lower pretraining.optimizer.learningRate avoids them",
+        )
 
 
 def _ends(before: DomainAdaptationStatus, after: DomainAdaptationStatus) -> Iterator[Notice]:

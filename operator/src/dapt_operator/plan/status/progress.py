@@ -32,7 +32,10 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[ProgressStatus | None,
     if old is not None and old_time is not None:
         age_seconds = (observed.now - datetime.fromisoformat(old_time)).total_seconds()
         change = abs(reading.fraction - (old.fraction or 0.0))
-        if age_seconds < LEAST_SECONDS or change < LEAST_FRACTION:
+        # A step that was skipped or a spike is an Event, which is not to wait for the next percent.
+        marks = (reading.skipped_steps or None, reading.loss_spikes or None)
+        is_marked = marks != (old.skipped_steps, old.loss_spikes)
+        if age_seconds < LEAST_SECONDS or (change < LEAST_FRACTION and not is_marked):
             return old, old_time
     eta_seconds = _finite(reading.eta_seconds)
     new = ProgressStatus(
@@ -42,6 +45,8 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[ProgressStatus | None,
         tokens=reading.tokens,
         tokens_per_second=_finite(reading.tokens_per_second),
         eta_seconds=max(0.0, eta_seconds) if eta_seconds is not None else None,
+        skipped_steps=reading.skipped_steps or None,
+        loss_spikes=reading.loss_spikes or None,
     )
     return new, timestamp(observed.now)
 
@@ -55,4 +60,11 @@ def _completed(old: ProgressStatus | None, ended: PretrainFacts) -> ProgressStat
     """Return the last progress of a pretraining that ran all its steps."""
     # One that is shorter than the time between two readings leaves only its report.
     last = old or ProgressStatus(total_steps=ended.steps)
-    return last.with_values(fraction=1.0, step=ended.steps, tokens=ended.tokens, eta_seconds=0.0)
+    return last.with_values(
+        fraction=1.0,
+        step=ended.steps,
+        tokens=ended.tokens,
+        eta_seconds=0.0,
+        skipped_steps=ended.skipped_steps or None,
+        loss_spikes=ended.loss_spikes or None,
+    )

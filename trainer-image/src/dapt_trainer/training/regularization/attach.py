@@ -48,8 +48,13 @@ def require_supported(distribution: DistributionConfig) -> None:
     """Refuse a distribution that penalties do not support.
 
     Raises:
-        InputError: stage 3, or offload.
+        InputError: stage 3, offload, or ranks that share sequences.
     """
+    if distribution.sequence_parallel > 1:
+        raise InputError(
+            "pretraining.regularization works on whole sequences, and pretraining.distribution.sequenceParallel is "
+            f"{distribution.sequence_parallel}; set it to 1, or remove regularization"
+        )
     if distribution.zero_stage == 3 or distribution.offload != "none":
         raise InputError(
             "pretraining.regularization works with zeroStage 0, 1 and 2 and without offload, and this run has "

@@ -30,7 +30,7 @@ from dapt_trainer.errors import DivergedError, InfrastructureError, StopRequeste
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.loss_curve import CURVE_FILE, LossCurve, curve_of
+from dapt_trainer.training.loss_curve import CURVE_FILE, LossCurve
 from dapt_trainer.training.step_trainer import StepHooks, StepReading, StepTrainer
 
 RESULT = "model"
@@ -67,6 +67,8 @@ class TuningRun(ABC):
     """Name of the tuning in messages."""
     LEARNING_RATE_FIELD: ClassVar[str]
     """Field of the spec that sets the learning rate."""
+    LOSS_HAS_SPIKES: ClassVar[bool] = True
+    """Whether a sudden rise of the loss says something about the training."""
 
     def __init__(
         self,
@@ -87,7 +89,9 @@ class TuningRun(ABC):
         self.log_history = self._open()
         """The trainer's log up to the resumed step."""
         path = context.try_folder / CURVE_FILE if ranks.is_first else None
-        self._curve = LossCurve(path, curve_of(self.log_history))
+        self._curve = LossCurve.of_run(
+            path, self.log_history, total_steps, judges_spikes=self.LOSS_HAS_SPIKES
+        )
         self._seconds = self._curve.seconds_before
         self._saved_at = time.monotonic()
         self._trainer: StepTrainer
@@ -101,7 +105,7 @@ class TuningRun(ABC):
 
         Raises:
             InputError: as `load_model` and `accumulation_steps`.
-            DivergedError: loss or gradient is not a number.
+            DivergedError: loss or gradient is not a number in too many steps, or the loss left its course.
             StopRequested: some rank received SIGTERM; a checkpoint was saved.
             InfrastructureError: a checkpoint or the result could not be written, or a newer run took over.
         """
@@ -164,7 +168,7 @@ class TuningRun(ABC):
         """Record a step, and save where that is due.
 
         Raises:
-            DivergedError: loss or gradient is not a number.
+            DivergedError: loss or gradient is not a number in too many steps, or the loss left its course.
             StopRequested: some rank received SIGTERM; a checkpoint was saved.
             InfrastructureError: it could not be saved.
         """
@@ -173,9 +177,9 @@ class TuningRun(ABC):
         self._trainer.state.log_history.append(point.model_dump())
         steps = self.total_steps
         self.context.progress.update(**self._curve.live_readings(reading, steps))
-        if not reading.is_finite:
+        if self._curve.watch.divergence:
             raise DivergedError(
-                f"{self.NAME} stopped at step {reading.step} of {steps}: {reading.loss_text}; lower "
+                f"{self.NAME} stopped at step {reading.step} of {steps}: {self._curve.watch.divergence}; lower "
                 f"{self.LEARNING_RATE_FIELD}"
             )
         if reading.step == steps:
