@@ -22,6 +22,7 @@ from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.evaluation import measure
 from dapt_trainer.evaluation.items import read_items
+from dapt_trainer.modeling import spread_model
 from dapt_trainer.stages import baseline, evaluate, verify
 
 pytestmark = pytest.mark.torch
@@ -281,7 +282,7 @@ def test_weights_with_another_digest_are_not_scored(
 ) -> None:
     work, _, candidate, _ = measured
     digest = candidate.facts.measure.digest
-    monkeypatch.setattr(measure, "load_model", None)
+    monkeypatch.setattr(spread_model, "load_model", None)
     config = expecting(work, "0123456789ab")
     with pytest.raises(InputError) as caught:
         evaluate.run(config, context(work, "evaluate", config))
@@ -319,7 +320,7 @@ def test_all_bad_files_are_named_before_a_model_is_loaded(
         context_length_tokens=32,
     )
     config = BaselineConfig(model=BASE, evaluation=bad)
-    monkeypatch.setattr(measure, "load_model", None)
+    monkeypatch.setattr(spread_model, "load_model", None)
     with pytest.raises(InputError) as caught:
         baseline.run(config, context(toy_work, "baseline", config))
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
@@ -334,13 +335,13 @@ def test_a_baseline_of_equal_model_data_and_settings_is_read_again(
     work = tmp_path / "work"
     shutil.copytree(measured[0], work)
     loads: list[str] = []
-    load_model = measure.load_model
+    load_model = spread_model.load_model
 
     def counted(*arguments: Any, **options: Any) -> Any:
         loads.append(str(arguments[1].weights))
         return load_model(*arguments, **options)
 
-    monkeypatch.setattr(measure, "load_model", counted)
+    monkeypatch.setattr(spread_model, "load_model", counted)
 
     def again(attempt: int, evaluation: EvaluationConfig = EVALUATION) -> Any:
         config = BaselineConfig(model=BASE, evaluation=evaluation)

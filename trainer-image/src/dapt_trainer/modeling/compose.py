@@ -20,6 +20,7 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.distributed import DistributedConfig
 from transformers.utils import logging as transformers_logging
 
 from dapt_contract.layout import EXTENDED_MODEL
@@ -166,8 +167,16 @@ def _parameters(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
     return [(name, value.data) for name, value in model.named_parameters() if value.is_floating_point()]
 
 
-def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_folder(
+    work: Path, weights: str, dtype: torch.dtype, *, distributed_config: DistributedConfig | None = None
+) -> PreTrainedModel:
     """Return the model of a plain folder, on the CPU.
+
+    Args:
+        work: root of the work volume.
+        weights: the folder.
+        dtype: of the weights.
+        distributed_config: how transformers divides it over ranks (`modeling.spread_model`); None: it is whole.
 
     Raises:
         InputError: as `check_model_folder`; or the files hold other tensors than the architecture has.
@@ -186,6 +195,7 @@ def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel
         local_files_only=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are refused below, with their names
+        distributed_config=distributed_config,
     )
     _require_all_tensors(model, loaded, folder)
     return model

@@ -8,12 +8,13 @@ from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.data.packing.recorded_data import require_recorded_data
-from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, checked_reference_digest
+from dapt_trainer.digests import DIGEST_DIGITS, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
+from dapt_trainer.evaluation.shared_digests import SharedDigests
 from dapt_trainer.stages.baseline import ITEMS
 
 
@@ -26,15 +27,15 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
-    require_recorded_data(context.work, config.prepared_digest)
-    bench = Bench(config.evaluation, context, ranks)
+    manifest = require_recorded_data(context.work, config.prepared_digest)
+    bench = Bench(config.evaluation, context, ranks, spread=config.spread, manifest=manifest)
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
-    held = HeldWeights(context.work, [config.model])
     with keep_alive(context.progress):
-        digest = checked_digest(config, context.work)
+        hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)
+    digest = checked_digest(config, context.work, hashed.by_folder)
     model, tokenizer = bench.load(config.model)
-    held.require_unchanged()
+    hashed.require_unchanged()
     measured = bench.measure(model, tokenizer, digest=digest, name=config.candidate, base_items=paired)
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)
@@ -44,13 +45,18 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
     )
 
 
-def checked_digest(config: EvaluateConfig, work: Path) -> str:
+def checked_digest(config: EvaluateConfig, work: Path, folder_digests: dict[str, str] | None = None) -> str:
     """Return the digest of the candidate's recipe.
+
+    Args:
+        config: of the stage.
+        work: root of the work volume.
+        folder_digests: digests by folder that are known already.
 
     Raises:
         InputError: neither it nor its newest part's is the expected one: a result would be of another model.
     """
-    folder_digests: dict[str, str] = {}
+    folder_digests = {} if folder_digests is None else folder_digests
     digest = checked_reference_digest(work, config.model, config.recorded, folder_digests)
     expected = config.expected_digest
     if expected is None or digest.startswith(expected):
