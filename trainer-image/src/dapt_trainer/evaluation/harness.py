@@ -78,9 +78,7 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
 
         def generate(numbers: list[int]) -> list[str]:
             self.batch_size_per_gpu = len(numbers)
-            return list(
-                HFLM.generate_until(self, [requests[number] for number in numbers], disable_tqdm=True)
-            )
+            return list(HFLM.generate_until(self, [requests[number] for number in numbers], disable_tqdm))
 
         lengths = [
             len(self.tok_encode(text)) + self._new_tokens(settings) for text, settings in _arguments(requests)

@@ -120,7 +120,7 @@ class Scorer:
 
     @property
     def _device(self) -> torch.device:
-        return next(self._core.parameters()).device
+        return torch.device(next(self._core.parameters()).device)
 
     def score(self, trees: Sequence[Tree]) -> list[list[Scored]]:
         """Return one list for each tree with one result for each continuation, in order."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from dapt_contract.stages.common import ModelReference, RecordedDigests
+from dapt_contract.stages.common import Member, ModelReference, RecordedDigests
 from dapt_trainer.context import ProgressBoard
 from dapt_trainer.digests import HeldWeights, digest_of_weights, loaded_files, sha256_of_file
 from dapt_trainer.distributed import Ranks
@@ -80,7 +80,8 @@ def _folders(references: Iterable[ModelReference], recorded: Iterable[RecordedDi
     """Return every folder that a model is made of or of which a digest is recorded, once."""
     folders: dict[str, None] = {}
     for reference in references:
-        for part in (reference, *reference.averaged_with):
+        parts: tuple[ModelReference | Member, ...] = (reference, *reference.averaged_with)
+        for part in parts:
             folders |= dict.fromkeys((part.weights, *part.adapters))
         folders |= dict.fromkeys(reference.tuned)
         if reference.interpolation != 1.0:

@@ -94,7 +94,7 @@ class SpreadLoader:
         # Without the engine its hooks, which gather the weights, are removed. In a list: a module that is an attribute
         # of its own part would be walked through for ever.
         engine.module.measuring_engine = [engine]
-        return engine.module.eval()  # type: ignore[no-any-return]
+        return engine.module.eval()
 
 
 def check_spread(spread: ModelSpread, world_size: int) -> None:
