@@ -130,6 +130,10 @@ def test_soft_capped_logits_are_the_models_own() -> None:
     measured = held_out_perplexity(model, documents, HeldOutScoring(32), end_of_text_id=END)
     expected = sum(naive_nll(model, document.ids, 32) for document in documents)
     assert measured.nll_nats == pytest.approx(expected, rel=1e-5)
+    passes: list[tuple[int, ...]] = []
+    model.register_forward_hook(lambda _model, _inputs, output: passes.append(tuple(output.logits.shape)))
+    held_out_perplexity(model, documents, HeldOutScoring(32), end_of_text_id=END)
+    assert set(passes) == {(1, 1, 97)}, "the logits of all positions are never computed at once"
 
 
 def test_training_mode_is_restored_for_every_module() -> None:

@@ -17,6 +17,7 @@ from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeC
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.data.packing import data_manifest
 from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
 from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.errors import InputError, StopRequested
@@ -150,6 +151,26 @@ def test_the_base_model_against_itself_differs_by_nothing(measured: tuple[Path, 
     report = evaluate.run(config, context(work, "evaluate", config, candidate="a1-s1"))
     assert report.facts.measure.domain == base_report.facts.measure.domain
     assert [score.difference for score in report.facts.measure.scores] == [0.0, 0.0, 0.0]
+
+
+def test_the_data_manifest_is_read_once(
+    measured: tuple[Path, Any, Any, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _, candidate, _ = measured
+    schemas: list[str] = []
+    read_envelope = data_manifest.read_envelope
+
+    def noted(path: Path, schema: str, *arguments: Any, **options: Any) -> Any:
+        schemas.append(schema)
+        return read_envelope(path, schema, *arguments, **options)
+
+    monkeypatch.setattr(data_manifest, "read_envelope", noted)
+    config = EvaluateConfig(
+        candidate="a1-s8", model=TUNED, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
+    )
+    report = evaluate.run(config, context(work, "evaluate", config, candidate="a1-s8"))
+    assert schemas == [data_manifest.DATA_SCHEMA]
+    assert report.facts == candidate.facts
 
 
 def test_verify_scores_nothing_twice(

@@ -42,8 +42,8 @@ class SharedGeneration:
             advance: called after each batch, equally often on every rank.
         """
         share = self._share
-        # Few texts are spread over all shares.
-        most = min(BATCH_TOKENS, max(1, sum(lengths) // share.count))
+        # Few texts are spread over all shares: no batch has more of them than a share's part.
+        most = min(BATCH_TOKENS, -(-len(lengths) // share.count) * max(lengths, default=1))
         batches = batches_by_length(lengths, most)
         rounds = -(-len(batches) // share.count)
         texts: dict[int, str] = {}

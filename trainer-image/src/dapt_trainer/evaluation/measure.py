@@ -17,7 +17,7 @@ from dapt_contract.layout import HARNESS, PROBES, TASKS
 from dapt_contract.measure import Measure, Score, Side
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ModelSpread
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest
+from dapt_trainer.data.packing.data_manifest import DataManifest
 from dapt_trainer.data.packing.prepared_files import check_prepared
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
@@ -52,7 +52,7 @@ class Bench:
         ranks: Ranks,
         *,
         spread: ModelSpread,
-        manifest: DataManifest | None = None,
+        manifest: DataManifest,
         models: int = 1,
     ) -> None:
         """Read and check everything before the first model is loaded.
@@ -62,7 +62,7 @@ class Bench:
             context: of the stage.
             ranks: of the stage.
             spread: how the ranks divide a model.
-            manifest: of the prepared data, compared with what prepare reported; None: it is not known.
+            manifest: of the prepared data, compared with what prepare reported.
             models: number of models that will be measured, for the progress.
 
         Raises:
@@ -76,14 +76,8 @@ class Bench:
         self.generation = SharedGeneration(
             ranks if ranks.world_size > 1 else None, share_of_generation(spread, ranks)
         )
-        manifest = manifest or read_manifest(context.work)
-        self._scoring = HeldOutScoring(
-            config.context_length_tokens,
-            ranks.rank,
-            ranks.world_size,
-            context.progress,
-            ranks_per_share=self._share.ranks_per_share,
-            manifest=manifest,
+        self._scoring = HeldOutScoring.of_ranks(
+            ranks, config.context_length_tokens, context.progress, manifest, self._share.ranks_per_share
         )
         # Held-out text is compared when it is read.
         check_prepared(context.work, TASKS, PROBES, HARNESS, manifest=manifest)

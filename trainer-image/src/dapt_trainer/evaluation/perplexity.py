@@ -28,6 +28,7 @@ from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, held_out_name, read_held_out
 from dapt_trainer.data.packing.leads import tokens_of_lead
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 from dapt_trainer.evaluation.work_share import WorkShare
@@ -71,6 +72,25 @@ class HeldOutScoring:
     """As in `WorkShare`."""
     manifest: DataManifest | None = None
     """Of the prepared data, compared with what prepare reported; None: it is read from the work volume."""
+
+    @classmethod
+    def of_ranks(
+        cls,
+        ranks: Ranks,
+        context_length_tokens: int,
+        progress: ProgressBoard,
+        manifest: DataManifest,
+        ranks_per_share: int = 1,
+    ) -> HeldOutScoring:
+        """Return how the ranks of a stage score prepared text together."""
+        return cls(
+            context_length_tokens,
+            ranks.rank,
+            ranks.world_size,
+            progress,
+            ranks_per_share=ranks_per_share,
+            manifest=manifest,
+        )
 
     @property
     def share(self) -> WorkShare:

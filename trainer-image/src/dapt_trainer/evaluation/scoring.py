@@ -9,8 +9,9 @@ separate rows. One comparison finds the models for which that does not hold (the
 Padding is on the right: under causal attention no token attends to a later one, so padding changes nothing.
 
 The memory of logits is bounded: the output head computes only the positions that are scored, a few hundred at a time. A
-hook takes the head's input out of the model's own forward pass; where the model changes its logits after the head
-(soft-capping, scaling), a comparison shows it and the whole logits of the forward pass are used.
+hook takes the head's input out of the model's own forward pass, and what the model does with its logits afterwards
+(soft-capping, scaling) is done to them; where a comparison shows that this is not all, the whole logits of the forward
+pass are used.
 
 Shape suffixes: B rows, L padded length, H hidden size, N scored positions, V vocabulary.
 """
@@ -24,6 +25,14 @@ from dataclasses import dataclass
 
 import torch
 
+from dapt_trainer.evaluation.output_head import (
+    Change,
+    ModelInputs,
+    callable_head,
+    changes_of_logits,
+    hidden_before,
+    is_same,
+)
 from dapt_trainer.evaluation.work_share import ALL_WORK, WorkShare
 from dapt_trainer.modeling.sharding import is_sharded, unwrapped
 
@@ -32,9 +41,6 @@ LOGITS_BYTES = 256 * 1024 * 1024
 _COPIES = 3
 _SHARING_TOLERANCE_NATS = 1e-2
 """Sums over a continuation agree far better in fp32 (1e-5); bf16 rounds differently in another order."""
-
-ModelInputs = dict[str, torch.Tensor | bool]
-"""Arguments of a model's forward pass."""
 
 
 @dataclass(frozen=True)
@@ -179,16 +185,15 @@ class Scorer:
         inputs = layout.inputs(device, next(self._core.parameters()).dtype)
         head = self._core.get_output_embeddings() if self._can_call_head else None
         if head is not None:
-            hidden_blh, probe_11v = _hidden_before(head, self.model, inputs)
-            with _callable_head(head, is_sharded=self.is_sharded) as logits_of:
-                # Ranks that gather the head together must also leave it together.
-                is_exact = self._agreed(_is_same(probe_11v, logits_of(hidden_blh[:1, -1:]), head), device)
-                if is_exact:
-                    # The head needs the scored positions alone; all others are freed before the logits exist.
+            hidden_blh, probe_11v = hidden_before(head, self.model, inputs)
+            with callable_head(head, is_sharded=self.is_sharded) as head_of:
+                change = self._change_after_head(head, head_of(hidden_blh[:1, -1:]), probe_11v)
+                if change is not None:
+                    # The scored positions alone are needed; all others are freed before the logits exist.
                     hidden_nh = hidden_blh[rows_n, columns_n]
                     del hidden_blh
                     return self._in_chunks(
-                        lambda part: logits_of(hidden_nh[part]), targets_n, probe_11v.shape[-1]
+                        lambda part: change(head_of(hidden_nh[part])), targets_n, probe_11v.shape[-1]
                     )
             del hidden_blh
             self._can_call_head = False
@@ -197,11 +202,25 @@ class Scorer:
             lambda part: logits_blv[rows_n[part], columns_n[part]], targets_n, logits_blv.shape[-1]
         )
 
-    def _agreed(self, flag: bool, device: torch.device) -> bool:
-        """Return the flag; of a sharded model, whether it is set on every rank."""
-        if not self.is_sharded:
-            return flag
-        return WorkShare(world_size=torch.distributed.get_world_size()).all_agree(flag, device)
+    def _change_after_head(
+        self, head: torch.nn.Linear, plain_11v: torch.Tensor, probe_11v: torch.Tensor
+    ) -> Change | None:
+        """Return what makes the model's logits of the head's output; None where that is not known.
+
+        Args:
+            head: the output head.
+            plain_11v: its output for one position.
+            probe_11v: the model's logits there.
+        """
+        for change in changes_of_logits(self._core.config):
+            is_exact = is_same(probe_11v, change(plain_11v), head)
+            # Ranks that gather the head together must also leave it together.
+            if self.is_sharded:
+                everyone = WorkShare(world_size=torch.distributed.get_world_size())
+                is_exact = everyone.all_agree(is_exact, plain_11v.device)
+            if is_exact:
+                return change
+        return None
 
     def _in_chunks(
         self, logits_of: Callable[[slice], torch.Tensor], targets_n: torch.Tensor, vocabulary: int
@@ -297,49 +316,6 @@ def score_everywhere(
 def _first_numbers(trees: Sequence[Tree]) -> list[int]:
     """Return the number of each tree's first continuation, counted over all trees."""
     return list(itertools.accumulate((len(tree.continuations) for tree in trees), initial=0))[:-1]
-
-
-def _hidden_before(
-    head: torch.nn.Linear, model: torch.nn.Module, inputs: ModelInputs
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the input of the output head in a forward pass [B, L, H], and the logits of the first row's last position
-    [1, 1, V]: no others are computed."""
-    captured: list[torch.Tensor] = []
-
-    def take(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        captured.append(arguments[0])
-        # One position is enough for the comparison, and the logits of all would not fit into the bound.
-        return (arguments[0][:1, -1:],)
-
-    hook = head.register_forward_pre_hook(take)
-    try:
-        probe_11v = model(**inputs).logits
-    finally:
-        hook.remove()
-    return captured[0], probe_11v
-
-
-@contextmanager
-def _callable_head(
-    head: torch.nn.Linear, *, is_sharded: bool
-) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
-    """Yield what makes logits of hidden states; of a sharded model it is the head's weights, gathered meanwhile."""
-    if not is_sharded:
-        yield head
-        return
-    # Imported here: only where ZeRO spreads the weights.
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(list(head.parameters())):
-        # Not the module: each of its calls would gather the weights on all ranks, which have different numbers of
-        # positions.
-        yield lambda hidden: torch.nn.functional.linear(hidden, head.weight, head.bias)
-
-
-def _is_same(probe_11v: torch.Tensor, plain_11v: torch.Tensor, head: torch.nn.Linear) -> bool:
-    """Return whether the head's output is the model's logits."""
-    # Logits that are all zero prove nothing: scaling and soft-capping do not change them.
-    return torch.equal(probe_11v, plain_11v) and bool(plain_11v.any() or not head.weight.any())
 
 
 class _Layout:

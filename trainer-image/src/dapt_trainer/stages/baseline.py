@@ -5,7 +5,7 @@ from __future__ import annotations
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.recorded_data import require_recorded_data
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.base_sanity import check_base
@@ -26,7 +26,7 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
-    manifest = require_recorded_data(context.work, config.prepared_digest)
+    manifest = read_recorded_data(context.work, config.prepared_digest)
     bench = Bench(config.evaluation, context, ranks, spread=config.spread, manifest=manifest)
     with keep_alive(context.progress):
         hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)

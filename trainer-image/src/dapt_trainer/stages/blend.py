@@ -15,7 +15,7 @@ from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.recorded_data import require_recorded_data
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, check_folders, reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
@@ -45,7 +45,7 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         StopRequested: SIGTERM; the next run measures what is missing.
     """
     ranks = evaluation_ranks(context)
-    require_recorded_data(context.work, config.prepared_digest)
+    manifest = read_recorded_data(context.work, config.prepared_digest)
     # As in all evaluations of an adaptation, so that perplexities can be compared.
     models = SharedMeans(
         context.work, precision="fp32" if ranks.device.type == "cpu" else "bf16", device=str(ranks.device)
@@ -80,7 +80,7 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
                 model,
                 context.work,
                 side,
-                HeldOutScoring(config.context_length_tokens, ranks.rank, ranks.world_size, context.progress),
+                HeldOutScoring.of_ranks(ranks, config.context_length_tokens, context.progress, manifest),
                 advance=parts.begin(f"{blend.candidate}: {side} held-out text"),
                 tokenizer=load_tokenizer(context.work, blend.model.weights),
             )

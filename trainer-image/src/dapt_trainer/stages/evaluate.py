@@ -7,7 +7,7 @@ from pathlib import Path
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.recorded_data import require_recorded_data
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import DIGEST_DIGITS, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
@@ -27,7 +27,7 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
-    manifest = require_recorded_data(context.work, config.prepared_digest)
+    manifest = read_recorded_data(context.work, config.prepared_digest)
     bench = Bench(config.evaluation, context, ranks, spread=config.spread, manifest=manifest)
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     context.progress.update(activity=f"checking the weights of {config.candidate}")

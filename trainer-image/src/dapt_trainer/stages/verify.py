@@ -14,7 +14,7 @@ from dapt_contract.stages.verify import (
     VerifyReport,
 )
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.recorded_data import require_recorded_data
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
@@ -43,7 +43,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             f"verify: no model named {_FINAL!r} among {', '.join(m.name for m in config.models) or 'none'}"
         )
     ranks = evaluation_ranks(context)
-    manifest = require_recorded_data(context.work, config.prepared_digest)
+    manifest = read_recorded_data(context.work, config.prepared_digest)
     with keep_alive(context.progress):
         hashed = SharedDigests(
             context.work,
