@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from lm_eval.api.instance import Instance
+from torch.distributed.tensor import DTensor
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
@@ -14,9 +15,9 @@ from dapt_contract.stages.common import EvaluationConfig, ModelReference, ModelS
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.distributed import evaluation_ranks, leave_ranks
-from dapt_trainer.evaluation.generation import SharedGeneration
 from dapt_trainer.evaluation.harness import SharedContextModel
-from dapt_trainer.evaluation.work_share import share_of_generation, share_of_work
+from dapt_trainer.evaluation.sharing.generation import SharedGeneration
+from dapt_trainer.evaluation.sharing.work_share import share_of_generation, share_of_work
 from dapt_trainer.modeling.spread_model import SpreadLoader
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.stages import baseline, verify
@@ -62,12 +63,17 @@ def measure(work: Path, rank: int, world_size: int, spread: ModelSpread) -> dict
         Instance(request_type="generate_until", doc={}, arguments=arguments, idx=number)
         for number, arguments in enumerate(REQUESTS)
     ]
-    parameters = list(model.parameters())
-    held = [getattr(one, "ds_tensor", getattr(one, "_local_tensor", one)).numel() for one in parameters]
+    held, whole = 0, 0
+    for parameter in model.parameters():
+        if hasattr(parameter, "ds_tensor"):
+            held, whole = held + parameter.ds_tensor.numel(), whole + parameter.ds_numel
+        else:
+            own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            held, whole = held + own.numel(), whole + parameter.numel()
     return {
         "report": report.model_dump(mode="json"),
         "texts": harness.generate_until(instances),
-        "part": sum(held) / sum(getattr(one, "ds_numel", one.numel()) for one in parameters),
+        "part": held / whole,
     }
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 from transformers import GPT2Config, LlamaConfig
 
 from dapt_contract.stages.common import ModelReference, ModelSpread
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.spread_model import check_divisible, check_spread, plain_folder
+from dapt_trainer.modeling.spread_model import plain_folder, problem_of_slices, usable_spread
 from support.rank_processes import run_ranks
 from support.spread_ranks import measure, measure_base, measure_rank
 
@@ -51,37 +53,34 @@ def test_two_ranks_that_share_a_model_measure_the_same_as_one(
                 assert score["score"] == pytest.approx(whole_score["score"], rel=1e-5)
 
 
-def test_a_number_of_ranks_that_holds_no_whole_copies_is_refused() -> None:
-    check_spread(ModelSpread(ranks_per_model=2), 4)
-    check_spread(ModelSpread(ranks_per_model=4, method="zero3"), 4)
+def ranks(world_size: int) -> Ranks:
+    return Ranks(0, 0, world_size, torch.device("cpu"))
+
+
+def test_a_number_of_ranks_that_holds_no_whole_copies_is_refused(toy_work: Path) -> None:
+    spread = ModelSpread(ranks_per_model=2)
+    assert usable_spread(toy_work, "model", spread, ranks(4)) == spread
     with pytest.raises(InputError) as caught:
-        check_spread(ModelSpread(ranks_per_model=3), 4)
+        usable_spread(toy_work, "model", ModelSpread(ranks_per_model=3), ranks(4))
     assert str(caught.value) == (
         "3 ranks share one model, and the stage has 4: give it a multiple of 3 GPUs, or let another number share the "
         "model"
     )
-    with pytest.raises(InputError) as caught:
-        check_spread(ModelSpread(ranks_per_model=2, method="zero3"), 4)
-    assert str(caught.value) == (
-        "ZeRO 3 divides a model over all ranks of a stage: 2 of 4 cannot share it; let all 4 share it, or choose "
-        "tensor parallelism"
-    )
 
 
-def test_a_model_that_tensor_parallelism_cannot_divide_is_refused() -> None:
-    check_divisible(LlamaConfig(num_attention_heads=32, num_key_value_heads=8), "model", 8)
-    with pytest.raises(InputError) as caught:
-        check_divisible(GPT2Config(), "model", 2)
-    assert str(caught.value) == (
-        "model: transformers cannot divide a model of type gpt2 by tensor parallelism (it has no plan for it); divide "
-        "it by ZeRO 3, or use GPUs that hold the whole model"
+def test_zero_3_divides_what_tensor_parallelism_cannot(
+    toy_work: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spread = ModelSpread(ranks_per_model=4)
+    assert usable_spread(toy_work, "model", spread, ranks(8)) == ModelSpread(
+        ranks_per_model=4, method="zero3"
     )
-    with pytest.raises(InputError) as caught:
-        check_divisible(LlamaConfig(num_attention_heads=32, num_key_value_heads=8), "model", 16)
-    assert str(caught.value) == (
-        "model: 16 ranks cannot share its 8 key-value heads evenly, as tensor parallelism must; use a number that "
-        "divides 8, or ZeRO 3"
-    )
+    assert [record.getMessage() for record in caplog.records] == [
+        "model: tensor parallelism over 4 ranks is impossible: its 2 key-value heads cannot be divided evenly; ZeRO 3 "
+        "divides it over all 8 ranks instead"
+    ]
+    assert problem_of_slices(LlamaConfig(num_attention_heads=32, num_key_value_heads=8), 8) is None
+    assert problem_of_slices(GPT2Config(), 2) == "transformers has no plan for models of type gpt2"
 
 
 def test_a_recipe_is_never_divided_while_it_is_computed() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from dapt_contract.stages.common import ModelSpread
 from dapt_trainer.distributed import Ranks
-from dapt_trainer.evaluation.generation import BATCH_TOKENS, SharedGeneration, padded_left
-from dapt_trainer.evaluation.work_share import WorkShare, share_of_generation, share_of_work
+from dapt_trainer.evaluation.sharing.generation import BATCH_TOKENS, SharedGeneration, padded_left
+from dapt_trainer.evaluation.sharing.work_share import WorkShare, share_of_generation, share_of_work
 
 pytestmark = pytest.mark.torch
 
@@ -29,6 +29,8 @@ def test_zero_3_scores_on_every_rank_and_generates_on_all_together() -> None:
     spread = ModelSpread(ranks_per_model=2, method="zero3")
     assert shares(spread, 2) == [(0, 2, True), (1, 2, True)]
     assert shares(spread, 2, share_of_generation) == [(0, 1, True), (0, 1, False)]
+    assert shares(spread, 4, share_of_generation) == [(0, 1, True), *[(0, 1, False)] * 3]
+    assert shares(ModelSpread(method="zero3"), 2, share_of_generation) == [(0, 2, True), (1, 2, True)]
 
 
 def test_texts_are_generated_once_in_batches_of_equal_numbers() -> None:

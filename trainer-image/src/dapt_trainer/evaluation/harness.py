@@ -34,10 +34,10 @@ from dapt_trainer.data.harness.data import TaskData, read_task_data, replaced_lo
 from dapt_trainer.data.harness.snapshot import METRICS, LoadedTasks, chosen_documents, is_weighted_by_size
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import read_questions, read_rows, write_harness_task
-from dapt_trainer.evaluation.generation import IN_ONE_PROCESS, SharedGeneration
 from dapt_trainer.evaluation.items import Item, distinct_ids
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_everywhere
-from dapt_trainer.evaluation.work_share import ALL_WORK, WorkShare
+from dapt_trainer.evaluation.sharing.generation import IN_ONE_PROCESS, SharedGeneration
+from dapt_trainer.evaluation.sharing.work_share import ALL_WORK, WorkShare
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -21,13 +21,13 @@ from dapt_trainer.data.packing.data_manifest import DataManifest
 from dapt_trainer.data.packing.prepared_files import check_prepared
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.generation import SharedGeneration
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import Item, score_of
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.probes import read_probes, run_probes
+from dapt_trainer.evaluation.sharing.generation import SharedGeneration
+from dapt_trainer.evaluation.sharing.work_share import share_of_generation, share_of_work
 from dapt_trainer.evaluation.stage_progress import Parts
-from dapt_trainer.evaluation.work_share import share_of_generation, share_of_work
 from dapt_trainer.modeling.spread_model import SpreadLoader
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 

@@ -31,7 +31,7 @@ from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
-from dapt_trainer.evaluation.work_share import WorkShare
+from dapt_trainer.evaluation.sharing.work_share import WorkShare
 
 BATCH_TOKENS = 4096
 """Padded tokens of one forward pass; the logits have a bound of their own."""

@@ -15,8 +15,8 @@ from dapt_trainer.data.chat.template_files import has_usable_template
 from dapt_trainer.data.packing.held_out import read_held_out
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import read_questions
-from dapt_trainer.evaluation.generation import IN_ONE_PROCESS, SharedGeneration, padded_left
 from dapt_trainer.evaluation.scoring import evaluating
+from dapt_trainer.evaluation.sharing.generation import IN_ONE_PROCESS, SharedGeneration, padded_left
 from dapt_trainer.modeling.sharding import is_sharded
 
 _BEGINNING_TOKENS = 32

@@ -33,7 +33,7 @@ from dapt_trainer.evaluation.output_head import (
     hidden_before,
     is_same,
 )
-from dapt_trainer.evaluation.work_share import ALL_WORK, WorkShare
+from dapt_trainer.evaluation.sharing.work_share import ALL_WORK, WorkShare
 from dapt_trainer.modeling.sharding import is_sharded, unwrapped
 
 LOGITS_BYTES = 256 * 1024 * 1024

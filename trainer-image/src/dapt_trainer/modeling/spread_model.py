@@ -4,11 +4,13 @@
   of a group make the same forward passes. transformers divides the model, by the plan that it ships for its
   architecture.
 - ZeRO 3: each rank holds a part of every parameter, and a layer's weights are gathered when it runs. Rank 0 reads the
-  files, one module at a time. DeepSpeed divides over all ranks of a stage, so there is one copy.
+  files, one module at a time. DeepSpeed divides over all ranks of a stage: there is one copy, however few ranks could
+  hold it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.compose import DTYPES, load_folder, load_model
 from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 
+logger = logging.getLogger(__name__)
 _MESH_NAMES = ("replica", "pp", "dp_replicate", "fsdp", "tp")
 """Dimensions of the ranks: ours first, then those that transformers looks up; of these only the last is not 1."""
 
@@ -35,14 +38,11 @@ class SpreadLoader:
 
     def __init__(self, work: Path, spread: ModelSpread, ranks: Ranks) -> None:
         """Args:
-            work: root of the work volume.
-            spread: how the ranks divide a model.
-            ranks: of the stage.
+        work: root of the work volume.
+        spread: how the ranks divide a model, by `usable_spread`.
+        ranks: of the stage.
 
-        Raises:
-            InputError: this number of ranks cannot be divided so.
         """
-        check_spread(spread, ranks.world_size)
         self._work = work
         self._spread = spread
         self._ranks = ranks
@@ -52,7 +52,7 @@ class SpreadLoader:
         """Return the referenced model in evaluation mode, on this rank's device.
 
         Raises:
-            InputError: as `load_model`; also when the model cannot be divided so.
+            InputError: as `load_model`.
         """
         if self._spread.ranks_per_model == 1:
             return load_model(self._work, reference, precision=precision, device=str(self._ranks.device))
@@ -63,7 +63,6 @@ class SpreadLoader:
 
     def _load_tensor_parallel(self, weights: str, dtype: torch.dtype) -> PreTrainedModel:
         ranks_per_model = self._spread.ranks_per_model
-        check_divisible(_config_of(self._work / weights), weights, ranks_per_model)
         if self._mesh is None:  # one for all models: each makes process groups
             replicas = self._ranks.world_size // ranks_per_model
             self._mesh = init_device_mesh(
@@ -97,50 +96,56 @@ class SpreadLoader:
         return engine.module.eval()
 
 
-def check_spread(spread: ModelSpread, world_size: int) -> None:
-    """Refuse a number of ranks that cannot hold whole copies of the model.
+def usable_spread(work: Path, weights: str, spread: ModelSpread, ranks: Ranks) -> ModelSpread:
+    """Return how the ranks of a stage divide models like the one in a folder: by ZeRO 3 where slices are impossible.
+
+    Args:
+        work: root of the work volume.
+        weights: folder of a model; those that the stage loads later are of the same architecture.
+        spread: as the stage is configured.
+        ranks: of the stage.
 
     Raises:
-        InputError: says which numbers fit.
+        InputError: the number of ranks is no multiple of those that share one copy, or as `check_model_folder`.
     """
     ranks_per_model = spread.ranks_per_model
-    if world_size % ranks_per_model:
+    if ranks.world_size % ranks_per_model:
         raise InputError(
-            f"{ranks_per_model} ranks share one model, and the stage has {world_size}: give it a multiple of "
+            f"{ranks_per_model} ranks share one model, and the stage has {ranks.world_size}: give it a multiple of "
             f"{ranks_per_model} GPUs, or let another number share the model"
         )
-    if spread.method == "zero3" and ranks_per_model not in (1, world_size):
-        raise InputError(
-            f"ZeRO 3 divides a model over all ranks of a stage: {ranks_per_model} of {world_size} cannot share it; let "
-            f"all {world_size} share it, or choose tensor parallelism"
+    if ranks_per_model == 1 or spread.method == "zero3":
+        return spread
+    problem = problem_of_slices(_config_of(work / weights), ranks_per_model)
+    if problem is None:
+        return spread
+    if ranks.is_first:
+        logger.warning(
+            "%s: tensor parallelism over %d ranks is impossible: %s; ZeRO 3 divides it over all %d ranks instead",
+            weights,
+            ranks_per_model,
+            problem,
+            ranks.world_size,
         )
+    return ModelSpread(ranks_per_model=ranks_per_model, method="zero3")
 
 
-def check_divisible(config: PretrainedConfig, name: str, ranks_per_model: int) -> None:
-    """Refuse a model that tensor parallelism cannot divide over so many ranks.
+def problem_of_slices(config: PretrainedConfig, ranks_per_model: int) -> str | None:
+    """Return why tensor parallelism cannot divide a model over so many ranks; None where it can.
 
     Args:
         config: of the model.
-        name: of its folder, for messages.
         ranks_per_model: ranks that are to share it.
-
-    Raises:
-        InputError: transformers has no plan for the architecture, or a rank would get a part of an attention head.
     """
     text_config = config.get_text_config(decoder=True)
     if not text_config.base_model_tp_plan:
-        raise InputError(
-            f"{name}: transformers cannot divide a model of type {config.model_type} by tensor parallelism (it has no "
-            "plan for it); divide it by ZeRO 3, or use GPUs that hold the whole model"
-        )
+        return f"transformers has no plan for models of type {config.model_type}"
     heads = text_config.num_attention_heads
     key_value_heads = getattr(text_config, "num_key_value_heads", None) or heads
     for count, kind in ((heads, "attention heads"), (key_value_heads, "key-value heads")):
         if isinstance(count, int) and count % ranks_per_model:
-            raise InputError(
-                f"{name}: {ranks_per_model} ranks cannot share its {count} {kind} evenly, as tensor parallelism must; "
-                f"use a number that divides {count}, or ZeRO 3"
-            )
+            return f"its {count} {kind} cannot be divided evenly"
+    return None
 
 
 def plain_folder(reference: ModelReference) -> str:

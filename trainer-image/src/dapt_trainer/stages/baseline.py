@@ -12,7 +12,8 @@ from dapt_trainer.evaluation.base_sanity import check_base
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
 from dapt_trainer.evaluation.items import items_digest, write_items
 from dapt_trainer.evaluation.measure import Bench
-from dapt_trainer.evaluation.shared_digests import SharedDigests
+from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
+from dapt_trainer.modeling.spread_model import usable_spread
 
 ITEMS = "items.jsonl"
 
@@ -27,7 +28,8 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
     """
     ranks = evaluation_ranks(context)
     manifest = read_recorded_data(context.work, config.prepared_digest)
-    bench = Bench(config.evaluation, context, ranks, spread=config.spread, manifest=manifest)
+    spread = usable_spread(context.work, config.model.weights, config.spread, ranks)
+    bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest)
     with keep_alive(context.progress):
         hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)
     digest = checked_reference_digest(context.work, config.model, config.recorded, hashed.by_folder)

@@ -14,7 +14,8 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
-from dapt_trainer.evaluation.shared_digests import SharedDigests
+from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
+from dapt_trainer.modeling.spread_model import usable_spread
 from dapt_trainer.stages.baseline import ITEMS
 
 
@@ -28,7 +29,8 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
     """
     ranks = evaluation_ranks(context)
     manifest = read_recorded_data(context.work, config.prepared_digest)
-    bench = Bench(config.evaluation, context, ranks, spread=config.spread, manifest=manifest)
+    spread = usable_spread(context.work, config.model.weights, config.spread, ranks)
+    bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest)
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
     with keep_alive(context.progress):

@@ -22,7 +22,8 @@ from dapt_trainer.evaluation.earlier_results import base_items, measured_before
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.samples import answers, sample_prompts
-from dapt_trainer.evaluation.shared_digests import SharedDigests
+from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
+from dapt_trainer.modeling.spread_model import usable_spread
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.stages.publish import tokenizer_folder
 from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
@@ -59,9 +60,8 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
     reused = [path for _, path in config.reuse_paths]
     measures = measured_before(context.work, reused, context.signing_key)
     pending = {digest for digest in digests.values() if digest not in measures}
-    bench = Bench(
-        config.evaluation, context, ranks, spread=config.spread, manifest=manifest, models=len(pending)
-    )
+    spread = usable_spread(context.work, config.models[0].model.weights, config.spread, ranks)
+    bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest, models=len(pending))
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     answers_of: dict[str, list[str]] = {}
     prompts: list[str] | None = None

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.evaluation.scoring import Advance, batches_by_length
-from dapt_trainer.evaluation.work_share import ALL_WORK, WorkShare
+from dapt_trainer.evaluation.sharing.work_share import ALL_WORK, WorkShare
 
 BATCH_TOKENS: Final = 16_384
 """Padded tokens of one batch, those to generate included: keys and values of an 8B model take 2 GiB."""

@@ -80,6 +80,9 @@ def share_of_work(spread: ModelSpread, ranks: Ranks) -> WorkShare:
 def share_of_generation(spread: ModelSpread, ranks: Ranks) -> WorkShare:
     """Return this rank's share of texts to generate: all ranks that share a model generate the same ones.
 
-    A text takes as many forward passes as it gets tokens, and every forward pass needs all ranks of its model.
+    A text takes as many forward passes as it gets tokens, and every forward pass needs all ranks of its model; under
+    ZeRO 3 these are all ranks of the stage.
     """
-    return WorkShare(ranks.rank, ranks.world_size, spread.ranks_per_model)
+    is_whole = spread.ranks_per_model == 1
+    together = spread.ranks_per_model if is_whole or spread.method == "tensorParallel" else ranks.world_size
+    return WorkShare(ranks.rank, ranks.world_size, together)
