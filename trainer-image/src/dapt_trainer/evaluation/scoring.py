@@ -39,6 +39,9 @@ from dapt_trainer.modeling.sharding import is_sharded, unwrapped
 LOGITS_BYTES = 256 * 1024 * 1024
 """Bound of the fp32 logits that exist at a time, with the copies that the loss makes of them."""
 _COPIES = 3
+LONGEST_SHARED_TOKENS = 8192
+"""Longest row that holds several continuations: its mask has the square of it in elements. Rows longer than a batch
+stand alone, so no other row has a mask of their length either."""
 _SHARING_TOLERANCE_NATS = 1e-2
 """Sums over a continuation agree far better in fp32 (1e-5); bf16 rounds differently in another order."""
 
@@ -54,6 +57,10 @@ class Tree:
     def length(self) -> int:
         """Return the tokens of its row; a continuation's last token is predicted, never read."""
         return len(self.context) + sum(len(tokens) - 1 for tokens in self.continuations)
+
+    def separated(self) -> list[Tree]:
+        """Return one tree for each continuation."""
+        return [Tree(self.context, (tokens,)) for tokens in self.continuations]
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Scorer:
         return self._score_separately(trees)
 
     def _score_separately(self, trees: Sequence[Tree]) -> list[list[Scored]]:
-        single = [Tree(tree.context, (tokens,)) for tree in trees for tokens in tree.continuations]
+        single = [row for tree in trees for row in tree.separated()]
         lengths = [tree.length for tree in single]
         results: dict[int, Scored] = {}
         for batch in batches_by_length(lengths, len(trees) * max(tree.length for tree in trees)):
@@ -262,10 +269,9 @@ def score_shared(
     """
     with evaluating(scorer.model):
         # 1. Put the continuations into rows.
+        most = LONGEST_SHARED_TOKENS if scorer.can_share_contexts(trees, share) else 0
+        trees = [row for tree in trees for row in ([tree] if tree.length <= most else tree.separated())]
         firsts = _first_numbers(trees)
-        if not scorer.can_share_contexts(trees, share):
-            trees = [Tree(tree.context, (tokens,)) for tree in trees for tokens in tree.continuations]
-            firsts = _first_numbers(trees)
         lengths = [tree.length for tree in trees]
         # 2. Put the rows into batches. Few rows are spread over all shares, not put into one full batch of the first.
         batches = batches_by_length(lengths, min(batch_tokens, max(1, sum(lengths) // share.count)))
