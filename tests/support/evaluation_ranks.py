@@ -13,6 +13,7 @@ from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.distributed import join_ranks, leave_ranks
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
+from dapt_trainer.evaluation.sharing.work_share import WorkShare
 from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.stages import blend
@@ -27,7 +28,7 @@ def measure(work: Path, scratch: Path, rank: int, world_size: int) -> list[objec
     scoring = HeldOutScoring(16, rank, world_size)
     side = side_perplexity(model, work, "domain", scoring, tokenizer=tokenizer)
     runner = TaskRunner(work, scratch / f"rank-{rank}-{world_size}", [TASK], limit=7, seed=0)
-    items = runner.run(SharedContextModel(model, tokenizer, rank=rank, world_size=world_size), TASK)
+    items = runner.run(SharedContextModel(model, tokenizer, WorkShare(rank, world_size)), TASK)
     blended = blend_losses(work, scratch, rank, world_size)
     return [
         side.a.nll_nats,

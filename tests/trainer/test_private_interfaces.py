@@ -39,6 +39,9 @@ METHODS = {
     "trl.DPOTrainer._send_telemetry": "self",
     "lm_eval.models.huggingface.HFLM.loglikelihood": "self, requests, disable_tqdm",
     "lm_eval.models.huggingface.HFLM._loglikelihood_tokens": "self, requests, disable_tqdm, override_bs",
+    "lm_eval.models.huggingface.HFLM.generate_until": "self, requests, disable_tqdm",
+    "lm_eval.models.huggingface.HFLM._model_generate": "self, context, max_length, stop, generation_kwargs",
+    "transformers.distributed.mixin.initialize_distributed_mesh": "distributed_config",
     # Called.
     "transformers.Trainer._save_optimizer_and_scheduler": "self, output_dir",
     "transformers.Trainer._save_rng_state": "self, output_dir",

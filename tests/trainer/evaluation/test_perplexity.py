@@ -19,8 +19,10 @@ from transformers import (
 )
 
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation import scoring
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, held_out_perplexity, windows
-from dapt_trainer.evaluation.scoring import Scorer, Tree, batches_by_length, evaluating
+from dapt_trainer.evaluation.scoring import Scorer, Tree, batches_by_length, evaluating, score_everywhere
+from dapt_trainer.evaluation.sharing.work_share import ALL_WORK
 
 pytestmark = pytest.mark.torch
 END = 0
@@ -130,6 +132,10 @@ def test_soft_capped_logits_are_the_models_own() -> None:
     measured = held_out_perplexity(model, documents, HeldOutScoring(32), end_of_text_id=END)
     expected = sum(naive_nll(model, document.ids, 32) for document in documents)
     assert measured.nll_nats == pytest.approx(expected, rel=1e-5)
+    passes: list[tuple[int, ...]] = []
+    model.register_forward_hook(lambda _model, _inputs, output: passes.append(tuple(output.logits.shape)))
+    held_out_perplexity(model, documents, HeldOutScoring(32), end_of_text_id=END)
+    assert set(passes) == {(1, 1, 97)}, "the logits of all positions are never computed at once"
 
 
 def test_training_mode_is_restored_for_every_module() -> None:
@@ -149,6 +155,30 @@ def test_no_documents_is_an_input_error() -> None:
         held_out_perplexity(llama(), [Text([], 0)], HeldOutScoring(8), end_of_text_id=END)
     assert str(caught.value) == (
         "held-out text: no token to score; raise corpus.heldOut.fraction or give more text"
+    )
+
+
+def test_rows_that_are_too_long_for_a_mask_hold_one_continuation(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = texts([30, 3, 4, 5, 2, 2])
+    trees = [
+        Tree(ids[0].ids, tuple(text.ids for text in ids[1:3])),
+        Tree(ids[3].ids, tuple(text.ids for text in ids[4:])),
+    ]
+    model = llama()
+    in_shared_rows = score_everywhere(Scorer(model, pad_id=END), trees, batch_tokens=64, share=ALL_WORK)
+    masked: list[int] = []
+
+    def note(_model: object, _arguments: object, inputs: dict[str, torch.Tensor]) -> None:
+        if "attention_mask" in inputs:
+            masked.append(inputs["input_ids"].shape[1])
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    monkeypatch.setattr(scoring, "LONGEST_SHARED_TOKENS", 10)
+    found = score_everywhere(Scorer(model, pad_id=END), trees, batch_tokens=10, share=ALL_WORK)
+    assert max(masked) <= 10
+    assert [scored.greedy for scored in found] == [scored.greedy for scored in in_shared_rows]
+    assert [scored.log_likelihood_nats for scored in found] == pytest.approx(
+        [scored.log_likelihood_nats for scored in in_shared_rows], abs=1e-4
     )
 
 

@@ -62,6 +62,32 @@ def test_an_answer_is_the_most_likely_token_at_each_place(toy_work: Path, templa
     assert answers(model, tokenizer, [prompt], new_tokens=6) == [tokenizer.decode(expected).strip()]
 
 
+def test_prompts_of_different_lengths_are_answered_together_as_alone(toy_work: Path) -> None:
+    model: Any = load_model(toy_work, ModelReference(weights="model"), precision="fp32")
+    tokenizer: Any = load_tokenizer(toy_work)
+    prompts = ["red cat", "a bird sleeps under the green dog and the blue cat", "the"]
+    batches: list[int] = []
+    model.model.embed_tokens.register_forward_hook(
+        lambda _module, inputs, _output: batches.append(len(inputs[0]))
+    )
+    together = answers(model, tokenizer, prompts, new_tokens=8)
+    assert set(batches) == {3}
+    assert together == [answers(model, tokenizer, [prompt], new_tokens=8)[0] for prompt in prompts]
+
+
+def test_an_answer_ends_where_the_model_ends_it(toy_work: Path) -> None:
+    model: Any = load_model(toy_work, ModelReference(weights="model"), precision="fp32")
+    tokenizer: Any = load_tokenizer(toy_work)
+    tokenizer.chat_template = None
+    prompts = ["red cat", "a bird sleeps under the"]
+    whole = answers(model, tokenizer, prompts, new_tokens=8)
+    first = tokenizer.encode(f" {whole[0]}")[0]
+    model.generation_config.eos_token_id = [0, first]
+    ended = answers(model, tokenizer, prompts, new_tokens=8)
+    assert ended[0] == tokenizer.decode([first]).strip()
+    assert ended == [answers(model, tokenizer, [prompt], new_tokens=8)[0] for prompt in prompts]
+
+
 def test_a_prompt_does_not_end_where_the_tokenizer_ends_every_text(toy_work: Path) -> None:
     from tokenizers import processors
 

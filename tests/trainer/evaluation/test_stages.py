@@ -17,11 +17,13 @@ from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeC
 from dapt_contract.stages.evaluate import EvaluateConfig
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.data.packing import data_manifest
 from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifest
 from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.evaluation import measure
 from dapt_trainer.evaluation.items import read_items
+from dapt_trainer.modeling import spread_model
 from dapt_trainer.stages import baseline, evaluate, verify
 
 pytestmark = pytest.mark.torch
@@ -149,6 +151,26 @@ def test_the_base_model_against_itself_differs_by_nothing(measured: tuple[Path, 
     report = evaluate.run(config, context(work, "evaluate", config, candidate="a1-s1"))
     assert report.facts.measure.domain == base_report.facts.measure.domain
     assert [score.difference for score in report.facts.measure.scores] == [0.0, 0.0, 0.0]
+
+
+def test_the_data_manifest_is_read_once(
+    measured: tuple[Path, Any, Any, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, _, candidate, _ = measured
+    schemas: list[str] = []
+    read_envelope = data_manifest.read_envelope
+
+    def noted(path: Path, schema: str, *arguments: Any, **options: Any) -> Any:
+        schemas.append(schema)
+        return read_envelope(path, schema, *arguments, **options)
+
+    monkeypatch.setattr(data_manifest, "read_envelope", noted)
+    config = EvaluateConfig(
+        candidate="a1-s8", model=TUNED, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
+    )
+    report = evaluate.run(config, context(work, "evaluate", config, candidate="a1-s8"))
+    assert schemas == [data_manifest.DATA_SCHEMA]
+    assert report.facts == candidate.facts
 
 
 def test_verify_scores_nothing_twice(
@@ -281,7 +303,7 @@ def test_weights_with_another_digest_are_not_scored(
 ) -> None:
     work, _, candidate, _ = measured
     digest = candidate.facts.measure.digest
-    monkeypatch.setattr(measure, "load_model", None)
+    monkeypatch.setattr(spread_model, "load_model", None)
     config = expecting(work, "0123456789ab")
     with pytest.raises(InputError) as caught:
         evaluate.run(config, context(work, "evaluate", config))
@@ -319,7 +341,7 @@ def test_all_bad_files_are_named_before_a_model_is_loaded(
         context_length_tokens=32,
     )
     config = BaselineConfig(model=BASE, evaluation=bad)
-    monkeypatch.setattr(measure, "load_model", None)
+    monkeypatch.setattr(spread_model, "load_model", None)
     with pytest.raises(InputError) as caught:
         baseline.run(config, context(toy_work, "baseline", config))
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
@@ -334,13 +356,13 @@ def test_a_baseline_of_equal_model_data_and_settings_is_read_again(
     work = tmp_path / "work"
     shutil.copytree(measured[0], work)
     loads: list[str] = []
-    load_model = measure.load_model
+    load_model = spread_model.load_model
 
     def counted(*arguments: Any, **options: Any) -> Any:
         loads.append(str(arguments[1].weights))
         return load_model(*arguments, **options)
 
-    monkeypatch.setattr(measure, "load_model", counted)
+    monkeypatch.setattr(spread_model, "load_model", counted)
 
     def again(attempt: int, evaluation: EvaluationConfig = EVALUATION) -> Any:
         config = BaselineConfig(model=BASE, evaluation=evaluation)

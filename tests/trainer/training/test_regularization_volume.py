@@ -139,11 +139,12 @@ def test_no_more_sequences_are_read_than_exist(tmp_path: Path) -> None:
 
 
 def test_an_order_of_general_rows_reads_each_once_and_none_of_the_domain(tmp_path: Path) -> None:
-    work = make_work_volume(tmp_path, sequences=7)
-    rows = GeneralRows(work, seed=1, document_boundaries=True)
-    seen = {tuple(rows.row(number)["input_ids"].tolist()) for number in range(7)}
+    from dapt_trainer.data.packing.data_manifest import read_manifest
     from dapt_trainer.data.packing.shards import open_shards
 
+    work = make_work_volume(tmp_path, sequences=7)
+    rows = GeneralRows(work, read_manifest(work), seed=1, document_boundaries=True)
+    seen = {tuple(rows.row(number)["input_ids"].tolist()) for number in range(7)}
     general = next(shard for shard in open_shards(work) if shard.side == "general")
     assert seen == {tuple(general.sequence(row).input_ids.tolist()) for row in range(7)}
 

@@ -74,14 +74,23 @@ def weights_digest(folder: Path) -> str:
     Raises:
         InputError: the folder has no safetensors file.
     """
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    if not any(name.endswith(_WEIGHTS) for name in files):
-        raise InputError(f"{folder}: no *.safetensors file to name the model by")
-    loaded = sorted(name for name in files if is_loaded(name))
+    loaded = loaded_files(folder)
     # Threads are enough: hashlib releases the interpreter's lock while it hashes.
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(sha256_of_file, [files[name] for name in loaded])
+        digests = pool.map(sha256_of_file, [folder / name for name in loaded])
         return digest_of_weights(dict(zip(loaded, digests, strict=True)))
+
+
+def loaded_files(folder: Path) -> list[str]:
+    """Return the files that `weights_digest` covers, relative to the folder.
+
+    Raises:
+        InputError: the folder has no safetensors file.
+    """
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    if not any(name.endswith(_WEIGHTS) for name in names):
+        raise InputError(f"{folder}: no *.safetensors file to name the model by")
+    return sorted(name for name in names if is_loaded(name))
 
 
 def is_loaded(path: str) -> bool:

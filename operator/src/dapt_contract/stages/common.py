@@ -105,10 +105,11 @@ class ModelSpread(Contract):
 
     ranks_per_model: int = Field(default=1, ge=1)
     """Consecutive ranks that share one copy of the weights; the number of ranks is a multiple. 1: all have a whole
-    model."""
+    model. DeepSpeed divides over all ranks of a stage: with `zero3` this is the least number that holds the model."""
     method: Literal["tensorParallel", "zero3"] = "tensorParallel"
     """How they share it: each computes with its slices of every matrix (ranks of one node), or each layer's weights
-    are gathered when they are used (ZeRO 3)."""
+    are gathered when they are used (ZeRO 3). Slices need a plan of transformers for the architecture, and numbers of
+    attention heads and key-value heads that the ranks divide: a model that has not is divided by ZeRO 3."""
 
 
 class LoraConfig(Contract):

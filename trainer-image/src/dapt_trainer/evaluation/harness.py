@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import lm_eval.tasks
+import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -34,10 +35,11 @@ from dapt_trainer.data.harness.snapshot import METRICS, LoadedTasks, chosen_docu
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import read_questions, read_rows, write_harness_task
 from dapt_trainer.evaluation.items import Item, distinct_ids
-from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, gathered, score_shared
+from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_everywhere
+from dapt_trainer.evaluation.sharing.generation import IN_ONE_PROCESS, SharedGeneration
+from dapt_trainer.evaluation.sharing.work_share import ALL_WORK, WorkShare
 
 if TYPE_CHECKING:
-    import torch
     from lm_eval.api.instance import Instance
     from transformers import PreTrainedTokenizerBase
 
@@ -57,19 +59,50 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
         self,
         model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
+        share: WorkShare = ALL_WORK,
+        generation: SharedGeneration = IN_ONE_PROCESS,
     ) -> None:
         with _quiet():
             super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1, backend="causal")
-        self._ranks = (rank, world_size)
+        self._share = share
+        self._generation = generation
         self._scorer = Scorer(model, pad_id=self.prefix_token_id)
         self.advance: Advance | None = None
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Return the harness' result without its progress bar: the stage shows progress."""
         return list(super().loglikelihood(requests, disable_tqdm=disable_tqdm))
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """Return the generated texts; the ranks share them, and the harness' own method makes each batch."""
+
+        def generate(numbers: list[int]) -> list[str]:
+            self.batch_size_per_gpu = len(numbers)
+            return list(HFLM.generate_until(self, [requests[number] for number in numbers], disable_tqdm))
+
+        lengths = [
+            len(self.tok_encode(text)) + self._new_tokens(settings) for text, settings in _arguments(requests)
+        ]
+        return self._generation.run(lengths, generate, self.advance)
+
+    def _new_tokens(self, settings: Mapping[str, object]) -> int:
+        """Return how many tokens a request may get, under any of the names that the harness accepts."""
+        names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+        counts = [value for name in names if isinstance(value := settings.get(name), int)]
+        return counts[0] if counts else int(self.max_gen_toks)
+
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: object
+    ) -> torch.Tensor:
+        """Generate one batch by the settings of the task and the harness."""
+        # Ranks that share a model draw the same tokens where a task samples.
+        torch.manual_seed(0)
+        # Not as generation_config.json says: a thousand beams would fill the memory.
+        defaults = {"num_beams": 1, "num_return_sequences": 1, "synced_gpus": self._scorer.is_sharded}
+        output: torch.Tensor = super()._model_generate(
+            context, max_length, stop, **defaults | generation_kwargs
+        )
+        return output
 
     def _loglikelihood_tokens(self, requests: list[Request], **_: object) -> list[tuple[float, bool]]:
         """Return for each request the log-likelihood, and whether the continuation is the model's first choice."""
@@ -86,22 +119,17 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
             )
             for context, numbers in numbers_by_context.items()
         ]
-        # 2. Score this rank's share, and gather those of the others.
-        rank, world_size = self._ranks
-        share = score_shared(
-            self._scorer,
-            trees,
-            batch_tokens=_BATCH_TOKENS,
-            rank=rank,
-            world_size=world_size,
-            advance=self.advance,
+        # 2. Score this rank's share, and add those of the others.
+        in_order = iter(
+            score_everywhere(
+                self._scorer, trees, batch_tokens=_BATCH_TOKENS, share=self._share, advance=self.advance
+            )
         )
-        if world_size > 1:
-            share = gathered(share, trees, self._scorer.model)
         # 3. Return the results in the order of the requests.
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for index, numbers in enumerate(numbers_by_context.values()):
-            for number, scored in zip(numbers, share[index], strict=True):
+        for numbers in numbers_by_context.values():
+            for number in numbers:
+                scored = next(in_order)
                 results[number] = (scored.log_likelihood_nats, scored.greedy)
         return results
 
@@ -109,6 +137,13 @@ class SharedContextModel(HFLM):  # type: ignore[misc]
         """Return the end of the context that fits together with the longest answer, at least one token of it."""
         max_context = self.max_length + 1 - max(len(tokens) for tokens in continuations)
         return context[-max(1, max_context) :]
+
+
+def _arguments(requests: Sequence[Instance]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield prompt and settings of each request for a text."""
+    for request in requests:
+        text, settings = request.args
+        yield text, settings
 
 
 class TaskRunner:

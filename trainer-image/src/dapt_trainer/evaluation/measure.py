@@ -6,6 +6,7 @@ differences are differences of models. Merged weights are rounded once, to that 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dapt_contract.layout import HARNESS, PROBES, TASKS
 from dapt_contract.measure import Measure, Score, Side
-from dapt_contract.stages.common import EvaluationConfig, ModelReference
+from dapt_contract.stages.common import EvaluationConfig, ModelReference, ModelSpread
 from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.data.packing.data_manifest import DataManifest
 from dapt_trainer.data.packing.prepared_files import check_prepared
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
@@ -23,8 +25,10 @@ from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import Item, score_of
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.probes import read_probes, run_probes
+from dapt_trainer.evaluation.sharing.generation import SharedGeneration
+from dapt_trainer.evaluation.sharing.work_share import share_of_generation, share_of_work
 from dapt_trainer.evaluation.stage_progress import Parts
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.spread_model import SpreadLoader
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
@@ -42,7 +46,14 @@ class Bench:
     """Measures one model after the other on the checked tasks and probes of an evaluation."""
 
     def __init__(
-        self, config: EvaluationConfig, context: StageContext, ranks: Ranks, *, models: int = 1
+        self,
+        config: EvaluationConfig,
+        context: StageContext,
+        ranks: Ranks,
+        *,
+        spread: ModelSpread,
+        manifest: DataManifest,
+        models: int = 1,
     ) -> None:
         """Read and check everything before the first model is loaded.
 
@@ -50,6 +61,8 @@ class Bench:
             config: what to measure.
             context: of the stage.
             ranks: of the stage.
+            spread: how the ranks divide a model.
+            manifest: of the prepared data, compared with what prepare reported.
             models: number of models that will be measured, for the progress.
 
         Raises:
@@ -58,11 +71,16 @@ class Bench:
         self._config = config
         self._context = context
         self._ranks = ranks
-        self._scoring = HeldOutScoring(
-            config.context_length_tokens, ranks.rank, ranks.world_size, context.progress
+        self._loader = SpreadLoader(context.work, spread, ranks)
+        self._share = share_of_work(spread, ranks)
+        self.generation = SharedGeneration(
+            ranks if ranks.world_size > 1 else None, share_of_generation(spread, ranks)
+        )
+        self._scoring = HeldOutScoring.of_ranks(
+            ranks, config.context_length_tokens, context.progress, manifest, self._share.ranks_per_share
         )
         # Held-out text is compared when it is read.
-        check_prepared(context.work, TASKS, PROBES, HARNESS)
+        check_prepared(context.work, TASKS, PROBES, HARNESS, manifest=manifest)
         problems: list[str] = []
         self._probes = []
         for probe in config.probes:
@@ -87,17 +105,14 @@ class Bench:
         """Load model and tokenizer of a plain reference, on this rank's device, at the precision of evaluations.
 
         Raises:
-            InputError: as `load_model`.
+            InputError: as `SpreadLoader.load`.
         """
         self._context.progress.update(activity=f"loading {reference.weights}")
         on_cpu = self._ranks.device.type == "cpu"
+        # The model before this one holds itself in circles: without this both would be in memory.
+        gc.collect()
         with keep_alive(self._context.progress):  # loading is one long call
-            model = load_model(
-                self._context.work,
-                reference,
-                precision="fp32" if on_cpu else "bf16",
-                device=str(self._ranks.device),
-            )
+            model = self._loader.load(reference, precision="fp32" if on_cpu else "bf16")
         return model, load_tokenizer(self._context.work, reference.weights)
 
     def measure(
@@ -140,9 +155,7 @@ class Bench:
         )
         items: list[Item] = []
         scores: list[Score] = []
-        harness = SharedContextModel(
-            model, tokenizer, rank=self._ranks.rank, world_size=self._ranks.world_size
-        )
+        harness = SharedContextModel(model, tokenizer, self._share, self.generation)
         for task in self._config.tasks:
             task_items = self._tasks.run(harness, task, self._parts.begin(f"{name}: task {task.name}"))
             scores.append(score_of(task.name, task.side, "task", task_items, base_items))

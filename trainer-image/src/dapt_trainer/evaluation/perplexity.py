@@ -24,12 +24,14 @@ from transformers import PreTrainedTokenizerBase
 
 from dapt_contract.measure import Perplexity, Side, SidePerplexity
 from dapt_trainer.context import ProgressBoard
-from dapt_trainer.data.packing.data_manifest import read_manifest
+from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, held_out_name, read_held_out
 from dapt_trainer.data.packing.leads import tokens_of_lead
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
+from dapt_trainer.evaluation.sharing.work_share import WorkShare
 
 BATCH_TOKENS = 4096
 """Padded tokens of one forward pass; the logits have a bound of their own."""
@@ -66,6 +68,34 @@ class HeldOutScoring:
     progress: ProgressBoard | None = None
     """Gets a heartbeat each batch."""
     batch_tokens: int = BATCH_TOKENS
+    ranks_per_share: int = 1
+    """As in `WorkShare`."""
+    manifest: DataManifest | None = None
+    """Of the prepared data, compared with what prepare reported; None: it is read from the work volume."""
+
+    @classmethod
+    def of_ranks(
+        cls,
+        ranks: Ranks,
+        context_length_tokens: int,
+        progress: ProgressBoard,
+        manifest: DataManifest,
+        ranks_per_share: int = 1,
+    ) -> HeldOutScoring:
+        """Return how the ranks of a stage score prepared text together."""
+        return cls(
+            context_length_tokens,
+            ranks.rank,
+            ranks.world_size,
+            progress,
+            ranks_per_share=ranks_per_share,
+            manifest=manifest,
+        )
+
+    @property
+    def share(self) -> WorkShare:
+        """Return the share of this rank."""
+        return WorkShare(self.rank, self.world_size, self.ranks_per_share)
 
 
 def windows(
@@ -123,26 +153,15 @@ def held_out_perplexity(
         Scorer(model, pad_id=end_of_text_id),
         trees,
         batch_tokens=scoring.batch_tokens,
-        rank=scoring.rank,
-        world_size=scoring.world_size,
+        share=scoring.share,
         advance=after_batch,
     )
-    total = -sum(row[0].log_likelihood_nats for row in results.values())
+    total = torch.tensor(-sum(scored.log_likelihood_nats for scored in results.values()), dtype=torch.float64)
     return Perplexity(
-        nll_nats=_sum_over_ranks(total, scoring.world_size, model),
+        nll_nats=float(scoring.share.sum(total.to(next(model.parameters()).device))),
         tokens=sum(len(document.ids) - document.lead_tokens for document in documents),
         bytes=sum(document.scored_bytes for document in documents),
     )
-
-
-def _sum_over_ranks(value: float, world_size: int, model: torch.nn.Module) -> float:
-    if world_size == 1:
-        return value
-    device = next(model.parameters()).device
-    # In fp32 a sum of a few million nats would be rounded to a quarter of one.
-    total = torch.tensor(value, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(total)
-    return float(total)
 
 
 def side_perplexity(
@@ -160,14 +179,15 @@ def side_perplexity(
         model: as in `held_out_perplexity`.
         work: root of the work volume.
         side: of the corpus.
-        scoring: how, and this rank's share.
+        scoring: how, this rank's share, and the manifest of the data.
         tokenizer: of the scored weights; used where the adaptation's tokenizer is extended.
         advance: gets the share done after each batch.
 
     Raises:
         InputError: a half or the data manifest is missing, or a half is empty.
     """
-    manifest = read_manifest(work)
+    # Read once: a file that changed after its comparison is not followed.
+    manifest = scoring.manifest or read_manifest(work)
     is_extended = manifest.report.facts.tokenizer is not None
     # A tokenizer that begins every text with a token of its own has that token before each document in the packed
     # data, so it stands here too, instead of end-of-text.

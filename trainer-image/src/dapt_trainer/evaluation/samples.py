@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dapt_contract.layout import PROBES, TASKS
@@ -17,6 +16,8 @@ from dapt_trainer.data.packing.held_out import read_held_out
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import read_questions
 from dapt_trainer.evaluation.scoring import evaluating
+from dapt_trainer.evaluation.sharing.generation import IN_ONE_PROCESS, SharedGeneration, padded_left
+from dapt_trainer.modeling.sharding import is_sharded
 
 _BEGINNING_TOKENS = 32
 _MAX_PROMPT_TOKENS = 512
@@ -55,40 +56,61 @@ def _texts(path: Path, field: str, count: int) -> list[str]:
 
 
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], *, new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    *,
+    new_tokens: int,
+    generation: SharedGeneration = IN_ONE_PROCESS,
 ) -> list[str]:
-    """Return greedy answers to the prompts, through the chat template where the tokenizer has one.
+    """Return greedy answers to the prompts, through the chat template where the tokenizer has one, on every rank.
 
     Args:
         model: on its device.
         tokenizer: the model's.
         prompts: plain text.
         new_tokens: largest number of tokens to generate for each.
+        generation: divides the prompts over the ranks.
     """
-    texts = []
     rendered = _rendered(tokenizer, prompts)
+    ids = [_prompt_ids(tokenizer, prompt, rendered)[-_MAX_PROMPT_TOKENS:] for prompt in prompts]
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    device = next(model.parameters()).device
+
+    def generate(numbers: list[int]) -> list[str]:
+        ids_bl, mask_bl = padded_left([ids[number] for number in numbers], pad_id)
+        output_bl = model.generate(
+            ids_bl.to(device),
+            attention_mask=mask_bl.to(device),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            # Not as the model's generation_config.json says: a thousand beams would fill the memory.
+            num_beams=1,
+            num_return_sequences=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            use_cache=True,
+            pad_token_id=pad_id,
+            synced_gpus=is_sharded(model),
+        )
+        new_bl = output_bl[:, ids_bl.shape[1] :].tolist()
+        return [_text(tokenizer, row, _end_ids(model)) for row in new_bl]
+
     with evaluating(model):
-        for prompt in prompts:
-            ids = _prompt_ids(tokenizer, prompt, rendered)[-_MAX_PROMPT_TOKENS:]
-            ids_1l = torch.tensor([ids], device=next(model.parameters()).device)
-            output_1l = model.generate(
-                ids_1l,
-                attention_mask=torch.ones_like(ids_1l),
-                max_new_tokens=new_tokens,
-                do_sample=False,
-                # Not as the model's generation_config.json says: a thousand beams would fill the memory.
-                num_beams=1,
-                num_return_sequences=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                use_cache=True,
-                pad_token_id=tokenizer.pad_token_id
-                if tokenizer.pad_token_id is not None
-                else tokenizer.eos_token_id,
-            )
-            texts.append(tokenizer.decode(output_1l[0, len(ids) :], skip_special_tokens=True).strip())
-    return texts
+        return generation.run([len(row) + new_tokens for row in ids], generate)
+
+
+def _end_ids(model: PreTrainedModel) -> set[int]:
+    """Return the tokens that end an answer."""
+    end = model.generation_config.eos_token_id
+    return set() if end is None else {end} if isinstance(end, int) else set(end)
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: set[int]) -> str:
+    """Return the text of an answer up to its end; behind it is padding, while longer answers of the batch go on."""
+    length = next((number for number, token in enumerate(ids) if token in end_ids), len(ids))
+    return str(tokenizer.decode(ids[: length + 1], skip_special_tokens=True)).strip()
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> dict[str, str]:

@@ -9,8 +9,9 @@ separate rows. One comparison finds the models for which that does not hold (the
 Padding is on the right: under causal attention no token attends to a later one, so padding changes nothing.
 
 The memory of logits is bounded: the output head computes only the positions that are scored, a few hundred at a time. A
-hook takes the head's input out of the model's own forward pass; where the model changes its logits after the head
-(soft-capping, scaling), a comparison shows it and the whole logits of the forward pass are used.
+hook takes the head's input out of the model's own forward pass, and what the model does with its logits afterwards
+(soft-capping, scaling) is done to them; where a comparison shows that this is not all, the whole logits of the forward
+pass are used.
 
 Shape suffixes: B rows, L padded length, H hidden size, N scored positions, V vocabulary.
 """
@@ -18,23 +19,31 @@ Shape suffixes: B rows, L padded length, H hidden size, N scored positions, V vo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 
+from dapt_trainer.evaluation.output_head import (
+    Change,
+    ModelInputs,
+    callable_head,
+    changes_of_logits,
+    hidden_before,
+    is_same,
+)
+from dapt_trainer.evaluation.sharing.work_share import ALL_WORK, WorkShare
 from dapt_trainer.modeling.sharding import is_sharded, unwrapped
 
 LOGITS_BYTES = 256 * 1024 * 1024
 """Bound of the fp32 logits that exist at a time, with the copies that the loss makes of them."""
 _COPIES = 3
+LONGEST_SHARED_TOKENS = 8192
+"""Longest row that holds several continuations: its mask has the square of it in elements. Rows longer than a batch
+stand alone, so no other row has a mask of their length either."""
 _SHARING_TOLERANCE_NATS = 1e-2
 """Sums over a continuation agree far better in fp32 (1e-5); bf16 rounds differently in another order."""
-
-ModelInputs = dict[str, torch.Tensor | bool]
-"""Arguments of a model's forward pass."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,10 @@ class Tree:
     def length(self) -> int:
         """Return the tokens of its row; a continuation's last token is predicted, never read."""
         return len(self.context) + sum(len(tokens) - 1 for tokens in self.continuations)
+
+    def separated(self) -> list[Tree]:
+        """Return one tree for each continuation."""
+        return [Tree(self.context, (tokens,)) for tokens in self.continuations]
 
 
 @dataclass(frozen=True)
@@ -97,22 +110,41 @@ class Scorer:
         self.pad_id = pad_id
         self._logits_bytes = logits_bytes
         self._can_share_contexts: bool | None = None
-        # Weights that are spread over the ranks are gathered by the model's own forward pass, on all ranks at once:
-        # the head cannot be called by itself.
-        self._can_call_head = not is_sharded(model)
+        # Every forward pass of such a model, and every use of its head, is a collective of all ranks.
+        self.is_sharded = is_sharded(model)
+        self._can_call_head = True
+
+    def can_share_contexts(self, trees: Sequence[Tree], share: WorkShare) -> bool:
+        """Return whether trees of several continuations may stand in one row; all ranks call it and agree.
+
+        Decided once for a model, by the shortest of these trees, and before the trees are divided over the ranks: each
+        rank then makes the same number of forward passes.
+
+        Args:
+            trees: the same on every rank.
+            share: of this rank.
+        """
+        if self._can_share_contexts is None:
+            several = [tree for tree in trees if len(tree.continuations) > 1]
+            if not several:
+                return True
+            self._can_share_contexts = share.all_agree(self._is_sharing_exact(several), self._device)
+        return self._can_share_contexts
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device(next(self._core.parameters()).device)
 
     def score(self, trees: Sequence[Tree]) -> list[list[Scored]]:
         """Return one list for each tree with one result for each continuation, in order."""
         if all(len(tree.continuations) == 1 for tree in trees):
             return self._score_rows(trees)
-        if self._can_share_contexts is None:
-            self._can_share_contexts = self._is_sharing_exact(trees)
-        if self._can_share_contexts:
+        if self.can_share_contexts(trees, ALL_WORK):
             return self._score_rows(trees)
         return self._score_separately(trees)
 
     def _score_separately(self, trees: Sequence[Tree]) -> list[list[Scored]]:
-        single = [Tree(tree.context, (tokens,)) for tree in trees for tokens in tree.continuations]
+        single = [row for tree in trees for row in tree.separated()]
         lengths = [tree.length for tree in single]
         results: dict[int, Scored] = {}
         for batch in batches_by_length(lengths, len(trees) * max(tree.length for tree in trees)):
@@ -122,12 +154,12 @@ class Scorer:
         return [[next(in_order) for _ in tree.continuations] for tree in trees]
 
     def _is_sharing_exact(self, trees: Sequence[Tree]) -> bool:
-        """Return whether the shortest of the trees has the same result in one row and in separate rows."""
+        """Return whether the shortest of the trees, all of several continuations, has the same result in one row and
+        in separate rows."""
         implementation = getattr(getattr(self._core, "config", None), "_attn_implementation", None)
         if implementation not in ("sdpa", "eager"):
             return False  # other kernels accept no mask of this form
-        several = [tree for tree in trees if len(tree.continuations) > 1]
-        probe = [min(several, key=lambda tree: tree.length)]
+        probe = [min(trees, key=lambda tree: tree.length)]
         try:
             shared = self._score_rows(probe)
         except (TypeError, ValueError, RuntimeError):
@@ -141,8 +173,7 @@ class Scorer:
 
     def _score_rows(self, trees: Sequence[Tree]) -> list[list[Scored]]:
         layout = _Layout(trees, self.pad_id)
-        device = next(self._core.parameters()).device
-        losses_n, first_n = self._losses(layout, device)
+        losses_n, first_n = self._losses(layout, self._device)
         results: list[list[Scored]] = []
         start = 0
         for tree in trees:
@@ -161,17 +192,42 @@ class Scorer:
         inputs = layout.inputs(device, next(self._core.parameters()).dtype)
         head = self._core.get_output_embeddings() if self._can_call_head else None
         if head is not None:
-            hidden_blh, is_exact = _hidden_before(head, self.model, inputs)
-            if is_exact:
-                # The head needs the scored positions alone; all others are freed before the logits exist.
-                hidden_nh = hidden_blh[rows_n, columns_n]
-                del hidden_blh
-                return self._in_chunks(lambda part: head(hidden_nh[part]), targets_n, head.weight.shape[0])
+            hidden_blh, probe_11v = hidden_before(head, self.model, inputs)
+            with callable_head(head, is_sharded=self.is_sharded) as head_of:
+                change = self._change_after_head(head, head_of(hidden_blh[:1, -1:]), probe_11v)
+                if change is not None:
+                    # The scored positions alone are needed; all others are freed before the logits exist.
+                    hidden_nh = hidden_blh[rows_n, columns_n]
+                    del hidden_blh
+                    return self._in_chunks(
+                        lambda part: change(head_of(hidden_nh[part])), targets_n, probe_11v.shape[-1]
+                    )
+            del hidden_blh
             self._can_call_head = False
         logits_blv = self.model(**inputs).logits
         return self._in_chunks(
             lambda part: logits_blv[rows_n[part], columns_n[part]], targets_n, logits_blv.shape[-1]
         )
+
+    def _change_after_head(
+        self, head: torch.nn.Linear, plain_11v: torch.Tensor, probe_11v: torch.Tensor
+    ) -> Change | None:
+        """Return what makes the model's logits of the head's output; None where that is not known.
+
+        Args:
+            head: the output head.
+            plain_11v: its output for one position.
+            probe_11v: the model's logits there.
+        """
+        for change in changes_of_logits(self._core.config):
+            is_exact = is_same(probe_11v, change(plain_11v), head)
+            # Ranks that gather the head together must also leave it together.
+            if self.is_sharded:
+                everyone = WorkShare(world_size=torch.distributed.get_world_size())
+                is_exact = everyone.all_agree(is_exact, plain_11v.device)
+            if is_exact:
+                return change
+        return None
 
     def _in_chunks(
         self, logits_of: Callable[[slice], torch.Tensor], targets_n: torch.Tensor, vocabulary: int
@@ -199,32 +255,37 @@ def score_shared(
     trees: Sequence[Tree],
     *,
     batch_tokens: int,
-    rank: int = 0,
-    world_size: int = 1,
+    share: WorkShare,
     advance: Advance | None = None,
-) -> dict[int, list[Scored]]:
-    """Score this rank's share of the trees and return the results by the tree's index.
+) -> dict[int, Scored]:
+    """Score this rank's share and return the results by the continuation's number, counted over all trees.
 
     Args:
         scorer: of the model.
         trees: the same on every rank.
         batch_tokens: padded tokens of one forward pass.
-        rank: this process.
-        world_size: number of processes.
-        advance: called after each batch.
+        share: of this rank.
+        advance: called after each batch, equally often on every rank.
     """
-    lengths = [tree.length for tree in trees]
-    # Few trees are spread over all ranks, not put into one full batch of the first rank.
-    batches = batches_by_length(lengths, min(batch_tokens, max(1, sum(lengths) // world_size)))
-    rounds = -(-len(batches) // world_size)
-    results: dict[int, list[Scored]] = {}
     with evaluating(scorer.model):
+        # 1. Put the continuations into rows.
+        most = LONGEST_SHARED_TOKENS if scorer.can_share_contexts(trees, share) else 0
+        trees = [row for tree in trees for row in ([tree] if tree.length <= most else tree.separated())]
+        firsts = _first_numbers(trees)
+        lengths = [tree.length for tree in trees]
+        # 2. Put the rows into batches. Few rows are spread over all shares, not put into one full batch of the first.
+        batches = batches_by_length(lengths, min(batch_tokens, max(1, sum(lengths) // share.count)))
+        rounds = -(-len(batches) // share.count)
+        # 3. Score every `count`-th batch.
+        results: dict[int, Scored] = {}
         for number in range(rounds):
-            batch_number = number * world_size + rank
+            batch_number = number * share.count + share.index
             if batch_number < len(batches):
                 batch = batches[batch_number]
-                results |= zip(batch, scorer.score([trees[index] for index in batch]), strict=True)
-            else:
+                scored = scorer.score([trees[index] for index in batch])
+                for index, row in zip(batch, scored, strict=True):
+                    results |= enumerate(row, start=firsts[index])
+            elif scorer.is_sharded:
                 # A forward pass of a sharded model needs all ranks, also those with no batch left.
                 scorer.score([Tree((scorer.pad_id,), ((scorer.pad_id,),))])
             if advance is not None:
@@ -232,49 +293,35 @@ def score_shared(
     return results
 
 
-def gathered(
-    share: Mapping[int, Sequence[Scored]], trees: Sequence[Tree], model: torch.nn.Module
-) -> dict[int, list[Scored]]:
-    """Return the results of all ranks by the tree's index, on every rank.
+def score_everywhere(
+    scorer: Scorer,
+    trees: Sequence[Tree],
+    *,
+    batch_tokens: int,
+    share: WorkShare,
+    advance: Advance | None = None,
+) -> list[Scored]:
+    """Return the results of all continuations in order, on every rank; each rank scores its share.
 
     Args:
-        share: results of this rank.
-        trees: the same on every rank.
-        model: that was scored; the sums are made on its device.
+        scorer: of the model.
+        trees: as in `score_shared`.
+        batch_tokens: as in `score_shared`.
+        share: of this rank.
+        advance: as in `score_shared`.
     """
-    sizes = [len(tree.continuations) for tree in trees]
-    starts = list(itertools.accumulate(sizes, initial=0))
-    # [continuations, 2]. Each one is scored by one rank and is zero on all others, so the sum is its value, exactly.
-    values = torch.zeros(starts[-1], 2, dtype=torch.float64)
-    for index, results in share.items():
-        for number, scored in enumerate(results, start=starts[index]):
-            values[number, 0], values[number, 1] = scored.log_likelihood_nats, scored.greedy
-    values = values.to(next(model.parameters()).device)
-    dist.all_reduce(values)
-    rows = [Scored(nats, bool(greedy)) for nats, greedy in values.tolist()]
-    return {index: rows[start : start + sizes[index]] for index, start in enumerate(starts[:-1])}
+    own = score_shared(scorer, trees, batch_tokens=batch_tokens, share=share, advance=advance)
+    # [continuations, 2]. Each one is scored in one share and is zero in all others, so the sum is its value, exactly.
+    values = torch.zeros(sum(len(tree.continuations) for tree in trees), 2, dtype=torch.float64)
+    for number, scored in own.items():
+        values[number, 0], values[number, 1] = scored.log_likelihood_nats, scored.greedy
+    sums = share.sum(values.to(next(scorer.model.parameters()).device))
+    return [Scored(nats, bool(greedy)) for nats, greedy in sums.tolist()]
 
 
-def _hidden_before(
-    head: torch.nn.Linear, model: torch.nn.Module, inputs: ModelInputs
-) -> tuple[torch.Tensor, bool]:
-    """Return the input of the output head in a forward pass [B, L, H], and whether the head's output is the logits."""
-    captured: list[torch.Tensor] = []
-
-    def take(_module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        captured.append(arguments[0])
-        # One position is enough for the comparison below, and the logits of all would not fit into the bound.
-        return (arguments[0][:1, -1:],)
-
-    hook = head.register_forward_pre_hook(take)
-    try:
-        probe_11v = model(**inputs).logits
-    finally:
-        hook.remove()
-    hidden_blh = captured[0]
-    plain_11v = head(hidden_blh[:1, -1:])
-    # Logits that are all zero prove nothing: scaling and soft-capping do not change them.
-    return hidden_blh, torch.equal(probe_11v, plain_11v) and bool(plain_11v.any() or not head.weight.any())
+def _first_numbers(trees: Sequence[Tree]) -> list[int]:
+    """Return the number of each tree's first continuation, counted over all trees."""
+    return list(itertools.accumulate((len(tree.continuations) for tree in trees), initial=0))[:-1]
 
 
 class _Layout:

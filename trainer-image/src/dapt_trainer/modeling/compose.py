@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.distributed import DistributedConfig
 from transformers.utils import logging as transformers_logging
 
 from dapt_contract.stages.common import ModelReference, Precision
@@ -40,8 +41,16 @@ def load_model(
     return load_folder(work, reference.weights, DTYPES[precision]).to(device=device).eval()
 
 
-def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel:
+def load_folder(
+    work: Path, weights: str, dtype: torch.dtype, *, distributed_config: DistributedConfig | None = None
+) -> PreTrainedModel:
     """Return the model of a plain folder, on the CPU.
+
+    Args:
+        work: root of the work volume.
+        weights: the folder.
+        dtype: of the weights.
+        distributed_config: how transformers divides it over ranks (`modeling.spread_model`); None: it is whole.
 
     Raises:
         InputError: as `check_model_folder`; or the files hold other tensors than the architecture has.
@@ -60,6 +69,7 @@ def load_folder(work: Path, weights: str, dtype: torch.dtype) -> PreTrainedModel
         local_files_only=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are refused below, with their names
+        distributed_config=distributed_config,
     )
     _require_all_tensors(model, loaded, folder)
     return model

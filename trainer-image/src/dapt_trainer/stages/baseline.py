@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
-from dapt_trainer.context import StageContext
-from dapt_trainer.data.packing.recorded_data import require_recorded_data
-from dapt_trainer.digests import HeldWeights, checked_reference_digest
+from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
+from dapt_trainer.digests import checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.base_sanity import check_base
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
 from dapt_trainer.evaluation.items import items_digest, write_items
 from dapt_trainer.evaluation.measure import Bench
+from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
+from dapt_trainer.modeling.spread_model import usable_spread
 
 ITEMS = "items.jsonl"
 
@@ -25,10 +27,12 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
-    require_recorded_data(context.work, config.prepared_digest)
-    bench = Bench(config.evaluation, context, ranks)
-    held = HeldWeights(context.work, [config.model])
-    digest = checked_reference_digest(context.work, config.model, config.recorded)
+    manifest = read_recorded_data(context.work, config.prepared_digest)
+    spread = usable_spread(context.work, config.model.weights, config.spread, ranks)
+    bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest)
+    with keep_alive(context.progress):
+        hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)
+    digest = checked_reference_digest(context.work, config.model, config.recorded, hashed.by_folder)
     key = results_key(
         context.work,
         config.evaluation,
@@ -44,7 +48,7 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
             write_items(context.try_folder / ITEMS, items)
         return report.model_copy(update={"items_path": items_path, "reused_from": lineage})
     model, tokenizer = bench.load(config.model)
-    held.require_unchanged()
+    hashed.require_unchanged()
     measured = bench.measure(model, tokenizer, digest=digest, name="base", base_items=None)
     check_base(measured.measure, model.config.vocab_size)
     if ranks.is_first:

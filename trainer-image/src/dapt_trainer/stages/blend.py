@@ -23,7 +23,8 @@ from dapt_contract.layout import BLENDS, lineage_folder, try_number
 from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow, blend_folder
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.recorded_data import require_recorded_data
+from dapt_trainer.data.packing.data_manifest import DataManifest
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import (
     DIGEST_DIGITS,
     HeldWeights,
@@ -34,8 +35,9 @@ from dapt_trainer.digests import (
 from dapt_trainer.distributed import Ranks, evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
+from dapt_trainer.evaluation.sharing.work_share import share_of_work
 from dapt_trainer.evaluation.stage_progress import Parts
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.spread_model import SpreadLoader, usable_spread
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.modeling.written_models.write_down import write_down
 from dapt_trainer.pod.log_lines import write_line
@@ -81,7 +83,7 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         InfrastructureError: the volume is full or gone.
     """
     ranks = evaluation_ranks(context)
-    require_recorded_data(context.work, config.prepared_digest)
+    manifest = read_recorded_data(context.work, config.prepared_digest)
 
     # 1. Compare the parts with what was recorded of them, and take what earlier runs have measured. Rank 0 reads it for
     # all: every byte of the models, and no rank may find more than another.
@@ -100,7 +102,7 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
     ranks.barrier()
 
     # 2. One after the other: write down, load, measure, note the row, remove what can no longer be taken.
-    bench = _Bench(config, context, ranks, len(missing))
+    bench = _Bench(config, context, ranks, manifest, len(missing))
     for blend in missing:
         row = bench.measure(blend)
         # Models hold themselves in circles: without it, two are in memory while the next is loaded.
@@ -123,9 +125,22 @@ class _Bench:
     config: BlendConfig
     context: StageContext
     ranks: Ranks
+    manifest: DataManifest
     num_blends: int
 
     def __post_init__(self) -> None:
+        # Blends are of the architecture of their parts.
+        spread = usable_spread(
+            self.context.work, self.config.blends[0].model.weights, self.config.spread, self.ranks
+        )
+        self._loader = SpreadLoader(self.context.work, spread, self.ranks)
+        self._scoring = HeldOutScoring.of_ranks(
+            self.ranks,
+            self.config.context_length_tokens,
+            self.context.progress,
+            self.manifest,
+            share_of_work(spread, self.ranks).ranks_per_share,
+        )
         self._parts = Parts(
             self.context.progress,
             len(_SIDES) * self.num_blends,
@@ -152,21 +167,18 @@ class _Bench:
             )
         held = HeldWeights(context.work, [written.reference])
         with keep_alive(progress):
-            model = load_model(
-                context.work,
+            model = self._loader.load(
                 written.reference,
                 # As in all evaluations of an adaptation, so that perplexities can be compared.
                 precision="fp32" if ranks.device.type == "cpu" else "bf16",
-                device=str(ranks.device),
             )
         held.require_unchanged()
-        scoring = HeldOutScoring(self.config.context_length_tokens, ranks.rank, ranks.world_size, progress)
         domain, general = (
             side_perplexity(
                 model,
                 context.work,
                 side,
-                scoring,
+                self._scoring,
                 advance=self._parts.begin(f"{blend.candidate}: {side} held-out text"),
                 tokenizer=load_tokenizer(context.work, written.reference.weights),
             )

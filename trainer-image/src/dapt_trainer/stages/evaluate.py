@@ -7,13 +7,15 @@ from pathlib import Path
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.recorded_data import require_recorded_data
-from dapt_trainer.digests import DIGEST_DIGITS, HeldWeights, checked_reference_digest
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
+from dapt_trainer.digests import DIGEST_DIGITS, checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
+from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
+from dapt_trainer.modeling.spread_model import usable_spread
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.stages.baseline import ITEMS
 
@@ -27,16 +29,17 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
-    require_recorded_data(context.work, config.prepared_digest)
-    bench = Bench(config.evaluation, context, ranks)
+    manifest = read_recorded_data(context.work, config.prepared_digest)
+    spread = usable_spread(context.work, config.model.weights, config.spread, ranks)
+    bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest)
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
-    held = HeldWeights(context.work, [config.model])
     with keep_alive(context.progress):
-        digest = checked_digest(config, context.work)
+        hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)
+    digest = checked_digest(config, context.work, hashed.by_folder)
     written = WrittenModels(context, ranks)
     model, tokenizer = bench.load(written.plain(config.model))
-    held.require_unchanged()
+    hashed.require_unchanged()
     written.require_unchanged()
     measured = bench.measure(model, tokenizer, digest=digest, name=config.candidate, base_items=paired)
     if ranks.is_first:
@@ -47,13 +50,18 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
     )
 
 
-def checked_digest(config: EvaluateConfig, work: Path) -> str:
+def checked_digest(config: EvaluateConfig, work: Path, folder_digests: dict[str, str] | None = None) -> str:
     """Return the digest of the candidate's recipe.
+
+    Args:
+        config: of the stage.
+        work: root of the work volume.
+        folder_digests: digests by folder that are known already.
 
     Raises:
         InputError: neither it nor its newest part's is the expected one: a result would be of another model.
     """
-    folder_digests: dict[str, str] = {}
+    folder_digests = {} if folder_digests is None else folder_digests
     digest = checked_reference_digest(work, config.model, config.recorded, folder_digests)
     expected = config.expected_digest
     if expected is None or digest.startswith(expected):

@@ -317,11 +317,8 @@ class PretrainRun:
             self.trainer.model,
             self.context.work,
             side,
-            HeldOutScoring(
-                self.config.evaluation_context_length_tokens,
-                self.ranks.rank,
-                self.ranks.world_size,
-                self.progress,
+            HeldOutScoring.of_ranks(
+                self.ranks, self.config.evaluation_context_length_tokens, self.progress, self.rows.manifest
             ),
             tokenizer=self.tokenizer,
         )

@@ -14,14 +14,16 @@ from dapt_contract.stages.verify import (
     VerifyReport,
 )
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.recorded_data import require_recorded_data
-from dapt_trainer.digests import HeldWeights, checked_reference_digest
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
+from dapt_trainer.digests import checked_reference_digest
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items, measured_before
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.samples import answers, sample_prompts
+from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
+from dapt_trainer.modeling.spread_model import usable_spread
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.stages.publish import tokenizer_folder
@@ -43,18 +45,24 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             f"verify: no model named {_FINAL!r} among {', '.join(m.name for m in config.models) or 'none'}"
         )
     ranks = evaluation_ranks(context)
-    require_recorded_data(context.work, config.prepared_digest)
-    held = HeldWeights(context.work, [named.model for named in config.models])
-    folder_digests: dict[str, str] = {}
+    manifest = read_recorded_data(context.work, config.prepared_digest)
     with keep_alive(context.progress):
-        digests = {
-            named.name: checked_reference_digest(context.work, named.model, named.recorded, folder_digests)
-            for named in config.models
-        }
+        hashed = SharedDigests(
+            context.work,
+            [named.model for named in config.models],
+            [named.recorded for named in config.models],
+            ranks,
+            context.progress,
+        )
+    digests = {
+        named.name: checked_reference_digest(context.work, named.model, named.recorded, hashed.by_folder)
+        for named in config.models
+    }
     reused = [path for _, path in config.reuse_paths]
     measures = measured_before(context.work, reused, context.signing_key)
     pending = {digest for digest in digests.values() if digest not in measures}
-    bench = Bench(config.evaluation, context, ranks, models=len(pending))
+    spread = usable_spread(context.work, config.models[0].model.weights, config.spread, ranks)
+    bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest, models=len(pending))
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     written = WrittenModels(context, ranks)
     answers_of: dict[str, list[str]] = {}
@@ -64,7 +72,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
         if digest in answers_of and digest in measures:
             continue
         model, tokenizer = bench.load(written.plain(named.model))
-        held.require_unchanged()
+        hashed.require_unchanged()
         written.require_unchanged()
         if digest not in measures:
             base = None if named.name == _BASE else paired
@@ -75,10 +83,15 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
         if prompts is None:
             prompts = sample_prompts(context.work, config.evaluation, tokenizer, config.sample_prompts)
         context.progress.update(activity=f"{named.name}: answering {len(prompts)} prompts")
-        # Every rank generates, so that none waits long at the next collective.
         chat_tokenizer = load_tokenizer(context.work, tokenizer_folder(context.work, named.model))
         stop_at_end_of_turn(model, chat_tokenizer)
-        answers_of[digest] = answers(model, chat_tokenizer, prompts, new_tokens=config.sample_new_tokens)
+        answers_of[digest] = answers(
+            model,
+            chat_tokenizer,
+            prompts,
+            new_tokens=config.sample_new_tokens,
+            generation=bench.generation,
+        )
         del model
     return VerifyReport(
         facts=VerifyFacts(final=measures[digests[_FINAL]], digests=tuple(digests.items())),

@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest
+from dapt_trainer.data.packing.data_manifest import DataManifest
 from dapt_trainer.data.packing.mixture import Mixture, MixtureTotals
-from dapt_trainer.data.packing.recorded_data import changed_shards, require_recorded_data
+from dapt_trainer.data.packing.recorded_data import changed_shards, read_recorded_data
 from dapt_trainer.data.packing.shards import Shard, open_shards
 from dapt_trainer.data.packing.torch_dataset import PackedDataset
 from dapt_trainer.distributed import Ranks
@@ -29,6 +29,8 @@ class TrainingRows:
     shards: tuple[Shard, ...]
     mixture: Mixture
     end_of_text_id: int
+    manifest: DataManifest
+    """Of the prepared data, as it was read and compared."""
 
     def tokens_of_step(self, step: int) -> int:
         """Return the positions of the step's global batch that have a token; `step` counts from 0."""
@@ -53,7 +55,7 @@ def open_rows(
     Raises:
         InputError: shards are missing, damaged or not those that prepare wrote, or their rows have another length.
     """
-    manifest = require_recorded_data(work, config.prepared_digest) or read_manifest(work)
+    manifest = read_recorded_data(work, config.prepared_digest)
     if manifest.sequence_length_tokens != config.sequence_length_tokens:
         raise InputError(
             f"the data was packed to {manifest.sequence_length_tokens} tokens a sequence and pretraining is set to "
@@ -76,7 +78,7 @@ def open_rows(
         global_batch_size=config.global_batch_size,
         document_boundaries=config.document_boundaries,
     )
-    return TrainingRows(dataset, shards, mixture, manifest.end_of_text_id)
+    return TrainingRows(dataset, shards, mixture, manifest.end_of_text_id, manifest)
 
 
 def _require_unchanged(work: Path, manifest: DataManifest, ranks: Ranks, beat: Callable[[], None]) -> None:

@@ -28,13 +28,18 @@ def digests_of_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in paths}
 
 
-def check_prepared(work: Path, *folders: str) -> None:
+def check_prepared(work: Path, *folders: str, manifest: DataManifest | None = None) -> None:
     """Compare the files below some folders of the work volume with what prepare wrote there.
+
+    Args:
+        work: root of the work volume.
+        folders: relative to it.
+        manifest: that lists the files; None: it is read from the work volume.
 
     Raises:
         InputError: a file is missing or has other content, or prepare has not finished.
     """
-    for path, found, expected in _digests(work, read_manifest(work), folders):
+    for path, found, expected in _digests(work, manifest or read_manifest(work), folders):
         if found != expected:
             raise changed_file(path, found, expected)
 

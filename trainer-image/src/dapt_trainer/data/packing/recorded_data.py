@@ -64,6 +64,19 @@ def require_recorded_data(work: Path, expected: str | None) -> DataManifest | No
     return manifest
 
 
+def read_recorded_data(work: Path, expected: str | None) -> DataManifest:
+    """Return the manifest on the work volume, read once and compared where prepare's digest is known.
+
+    Args:
+        work: root of the work volume.
+        expected: digest that prepare reported; None: not known.
+
+    Raises:
+        InputError: as `require_recorded_data`.
+    """
+    return require_recorded_data(work, expected) or read_manifest_and_body(work)[0]
+
+
 def is_as_reported(work: Path, finished: DataManifest, expected: str) -> bool:
     """Return whether the manifest on the work volume is the one that prepare reported.
 

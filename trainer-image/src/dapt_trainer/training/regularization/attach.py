@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from dapt_contract.layout import EXTENDED_MODEL
 from dapt_contract.stages.common import DistributionConfig, ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.attention import Batch, Collate
@@ -194,7 +195,10 @@ def _low_rank(
 def _kl(trained: TrainedModel, regularization: RegularizationConfig) -> KlPenalty:
     config, ranks = trained.config, trained.ranks
     general = GeneralRows(
-        trained.work, seed=config.seed ^ _KL_SEED, document_boundaries=config.document_boundaries
+        trained.work,
+        read_recorded_data(trained.work, config.prepared_digest),
+        seed=config.seed ^ _KL_SEED,
+        document_boundaries=config.document_boundaries,
     )
     # All that a step reads follows from its number, so that a resumed run reads what an uninterrupted one would have.
     count = max(1, config.global_batch_size // KL_SHARE)

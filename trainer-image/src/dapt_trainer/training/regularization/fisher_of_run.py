@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.data.packing.data_manifest import read_manifest
+from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError, StopRequested
@@ -49,14 +49,16 @@ def measured_fisher(
         StopRequested: SIGTERM; the next run measures again.
         InfrastructureError: it could not be written.
     """
-    rows = GeneralRows(context.work, seed=config.seed, document_boundaries=config.document_boundaries)
+    manifest = read_recorded_data(context.work, config.prepared_digest)
+    rows = GeneralRows(
+        context.work, manifest, seed=config.seed, document_boundaries=config.document_boundaries
+    )
     names = group_names(context.work, config, regularization)
-    count = min(regularization.samples, rows.available)
     context.progress.update(activity="looking for a measured Fisher information")
     with keep_alive(context.progress):
         # One rank for all: the digest reads every byte of the base model.
         key = ranks.from_first(
-            lambda: _key(config, regularization, context, names, count), TypeAdapter(FisherKey)
+            lambda: _key(config, regularization, context, rows, names), TypeAdapter(FisherKey)
         )
         fisher = find_fisher(context.work, key, context.signing_key) if ranks.is_first else None
         # Rank 0 decides for all: the ranks must not disagree on whether they estimate together.
@@ -94,13 +96,13 @@ def _key(
     config: PretrainConfig,
     regularization: RegularizationConfig,
     context: StageContext,
+    rows: GeneralRows,
     names: list[str],
-    count: int,
 ) -> FisherKey:
     return FisherKey(
         weights_digest=weights_digest(context.work / config.model.origin),
-        general_digest=general_digest(read_manifest(context.work)),
-        samples=count,
+        general_digest=general_digest(rows.manifest),
+        samples=min(regularization.samples, rows.available),
         seed=config.seed,
         group=regularization.parameters,
         names_digest=hashlib.sha256("\n".join(names).encode()).hexdigest(),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest
+from dapt_trainer.data.packing.data_manifest import DataManifest
 from dapt_trainer.data.packing.mixture import Mixture
 from dapt_trainer.data.packing.shards import open_shards
 from dapt_trainer.data.packing.torch_dataset import PackedDataset
@@ -24,13 +24,19 @@ _DRAWS = 2**40
 class GeneralRows:
     """Orders general sequences: row i is the i-th; after all were read they repeat in another order."""
 
-    def __init__(self, work: Path, *, seed: int, document_boundaries: bool) -> None:
+    def __init__(self, work: Path, manifest: DataManifest, *, seed: int, document_boundaries: bool) -> None:
         """Open the shards.
+
+        Args:
+            work: root of the work volume.
+            manifest: on it, compared with what prepare reported.
+            seed: of the order.
+            document_boundaries: documents of a sequence are kept apart.
 
         Raises:
             InputError: there is no general training text.
         """
-        manifest = read_manifest(work)
+        self.manifest = manifest
         self.available = sum(shard.sequences for shard in manifest.shards if shard.side == "general")
         if not self.available:
             raise InputError(
