@@ -6,6 +6,7 @@ here alike, because each gathering needs them all.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
@@ -58,32 +59,16 @@ def load_to_train(
     return model
 
 
-def whole_weights(
-    model: torch.nn.Module, *, trained_only: bool = False
-) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """Yield name and whole CPU tensor of one parameter after the other; the tensor is None on every rank but 0.
-
-    At most one whole parameter is on the accelerator at a time. Parameters that share their memory (tied heads) come
-    once, by their first name.
-
-    Args:
-        model: whose parameters are spread.
-        trained_only: leave out frozen ones.
-    """
+@contextlib.contextmanager
+def gathered(tensor: torch.Tensor) -> Iterator[None]:
+    """Make one spread parameter whole on every rank within the block; other tensors are left as they are."""
+    if not hasattr(tensor, "ds_id"):
+        yield
+        return
     import deepspeed  # as in `load_to_train`
 
-    for name, parameter in model.named_parameters():
-        if trained_only and not parameter.requires_grad:
-            continue
-        with deepspeed.zero.GatheredParameters([parameter]):
-            whole = parameter.detach().cpu().contiguous() if _is_first() else None
-            if whole is not None and whole.data_ptr() == parameter.data_ptr():
-                whole = whole.clone()  # on the CPU the gathered memory is freed when the block ends
-        yield name, whole
-
-
-def _is_first() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    with deepspeed.zero.GatheredParameters([tensor]):
+        yield
 
 
 def unwrapped(model: torch.nn.Module) -> PreTrainedModel:

@@ -1,8 +1,8 @@
 """Continues pre-training with exact resume, both perplexities at each checkpoint, and the stop rule.
 
-At each checkpoint step the run saves first, then measures, then applies the stop rule. What was saved is made durable
-and signed while the model is measured. A save without readings is already good for resuming, so a stop in the middle of
-an evaluation costs that evaluation and no step.
+At each checkpoint step the run saves first, then measures, then applies the stop rule. A save is a copy in host memory,
+which is written, made durable and signed while the model is measured and trained further. Without readings it is good
+for resuming already, so a stop in the middle of an evaluation costs that evaluation and no step.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.attention import unpacked_attention
 from dapt_trainer.modeling.flops import flops_per_token
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.modeling.save_weights import save_weights
+from dapt_trainer.modeling.save_weights import stage_weights
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, curve_of, penalties_of, stall_of
 from dapt_trainer.training.pretrain_penalty import attach_penalty, prepare_fisher
@@ -114,7 +115,12 @@ class PretrainRun:
         self.trainer = self._make_trainer(self.setup)
 
         # 7. Train from the resumed step. `_on_ready` runs in between: once the state is loaded, before the first step.
-        self.trainer.resume_training(self._files_to_resume())
+        try:
+            self.trainer.resume_training(self._files_to_resume())
+        except BaseException:
+            # The error ends the process; a save that is being completed must not be cut off.
+            self.checkpoints.wait_for_writer()
+            raise
         return self._report()
 
     # ---- before training ----
@@ -238,6 +244,8 @@ class PretrainRun:
         point = self.curve.add(reading, self._seconds())
         self.trainer.state.log_history.append(point.model_dump())
         self._show(reading)
+        if self.checkpoints.settle_if_complete():
+            self.progress.update(checkpoints=self.checkpoints.checkpoint_facts())
         if not reading.is_finite:
             raise self._ended(
                 DivergedError,
@@ -272,19 +280,19 @@ class PretrainRun:
         return step in self.config.checkpoint_steps or step == self.config.total_steps
 
     def _save(self, step: int, tokens: int) -> None:
-        """Write a checkpoint; it is completed in the background until `finish_save`."""
+        """Copy a checkpoint to host memory; it is written and completed in the background."""
         self.progress.update(activity=f"saving checkpoint {step}")
         started = time.monotonic()
 
-        def write(folder: Path) -> None:
-            save_weights(self.model, self.tokenizer, folder, is_writer=self.ranks.is_first)
-            self.trainer.write_resume_state(folder)
+        def stage(staged: StagedFiles) -> None:
+            stage_weights(self.model, self.tokenizer, staged, self.ranks)
+            self.trainer.stage_resume_state(staged)
 
         # Into the state before it is saved: a run that resumes from it adds to the time of the checkpoints before it.
         self.trainer.state.log_history.append({"step": step, STALL: self.stall_seconds})
         with keep_alive(self.progress):
             candidate = candidate_id(self.context.stage.run.attempt, step)
-            self.checkpoints.begin_save(step, tokens, write, candidate=candidate)
+            self.checkpoints.begin_save(step, tokens, stage, candidate=candidate)
         self.saved_step = step
         self.checkpoint_seconds = time.monotonic() - started
         self.stall_seconds += self.checkpoint_seconds
@@ -293,15 +301,8 @@ class PretrainRun:
     def _measure(self, step: int) -> None:
         """Measure both perplexities of the newest checkpoint, add them to its manifest and apply the stop rule."""
         started = time.monotonic()
-        try:
-            with unpacked_attention(self.trainer.model):
-                domain, general = self._perplexity("domain", step), self._perplexity("general", step)
-        except BaseException:
-            # The error ends the process; a save that is being completed must not be cut off.
-            self.checkpoints.wait_for_writer()
-            raise
-        with keep_alive(self.progress):
-            self.checkpoints.finish_save()
+        with unpacked_attention(self.trainer.model):
+            domain, general = self._perplexity("domain", step), self._perplexity("general", step)
         self.checkpoints.add_readings(domain, general)
         seconds = time.monotonic() - started
         self.checkpoint_seconds += seconds
@@ -373,6 +374,9 @@ class PretrainRun:
         return kind(f"pretraining stopped {message}", facts=report.facts, report=report)
 
     def _report(self) -> PretrainReport:
+        # What is still being written counts: the report lists it, and the next stage reads it.
+        with keep_alive(self.progress):
+            self.checkpoints.finish_save()
         points = self.curve.points
         steps = points[-1].step if points else 0
         facts = PretrainFacts(

@@ -193,7 +193,7 @@ class TuningRun(ABC):
         name = candidate_id(self.context.stage.run.attempt, reading.step)
         with keep_alive(self.context.progress):
             # The resume state has the weights too: a tuning's checkpoint is no candidate, so nothing else is written.
-            checkpoints.save(reading.step, reading.tokens, self._trainer.write_resume_state, candidate=name)
+            checkpoints.save(reading.step, reading.tokens, self._trainer.stage_resume_state, candidate=name)
             checkpoints.remove(keep_newest=True)
         self._saved_at = time.monotonic()
 
