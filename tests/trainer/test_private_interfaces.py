@@ -46,6 +46,8 @@ METHODS = {
     "deepspeed.DeepSpeedEngine.clip_fp32_gradients": "self",
     "deepspeed.runtime.utils.clip_grad_norm_": "parameters, max_norm, norm_type, mpu",
     "deepspeed.checkpoint.ds_to_universal.main": "args",
+    "deepspeed.checkpoint.ds_to_universal._do_parallel_work": "do_work, work_chunks, num_workers",
+    "deepspeed.checkpoint.ds_to_universal._get_zero_stage": "optim_files",
     "trl.models.prepare_deepspeed": "model, accelerator",
 }
 """Method or function -> its parameters."""
@@ -56,11 +58,11 @@ ATTRIBUTES = {
     "deepspeed.ops": {"__compatible_ops__"},
     "transformers.configuration_utils": {"_attn_implementation"},
     "transformers.modeling_utils": {
+        "_keys_to_ignore_on_save",
         "_supports_flash_attn",
         "_supports_flex_attn",
         "_supports_sdpa",
     },
-    "transformers.core_model_loading": {"_weight_conversions"},
     "trl.trainer.dpo_trainer": {"_metrics"},
 }
 """Module -> private attributes that its source sets and that the trainer reads or sets."""

@@ -84,6 +84,16 @@ def weights_digest(folder: Path) -> str:
         return digest_of_weights(dict(zip(loaded, digests, strict=True)))
 
 
+def size_of_folder(folder: Path) -> int:
+    """Return the bytes of all files that are loaded from a folder of weights."""
+    return sum(size for _, _, _, size, _, _ in _identities(folder))
+
+
+def size_of_reference(work: Path, reference: ModelReference) -> int:
+    """Return the bytes of all files that a recipe is loaded from."""
+    return sum(size_of_folder(work / name) for name in _folders_of([reference]))
+
+
 def is_loaded(path: str) -> bool:
     """Return whether `weights_digest` covers a file of a folder of weights; `path` is relative to the folder."""
     is_at_top = "/" not in path
@@ -213,12 +223,7 @@ class HeldWeights:
     """
 
     def __init__(self, work: Path, references: Iterable[ModelReference]) -> None:
-        names: dict[str, None] = {}
-        for reference in references:
-            parts: tuple[ModelReference | Member, ...] = (reference, *reference.averaged_with)
-            names |= dict.fromkeys(name for part in parts for name in (part.weights, *part.adapters))
-            names |= dict.fromkeys((reference.origin, *reference.tuned))
-        self._before = {work / name: _identities(work / name) for name in names}
+        self._before = {work / name: _identities(work / name) for name in _folders_of(references)}
 
     def require_unchanged(self) -> None:
         """Raise if a file is another one than before; call it once everything is loaded.
@@ -232,6 +237,15 @@ class HeldWeights:
                     f"{folder}: its weights were written to while they were read, so they are not used; the next run"
                     " compares them again"
                 )
+
+
+def _folders_of(references: Iterable[ModelReference]) -> list[str]:
+    names: dict[str, None] = {}
+    for reference in references:
+        parts: tuple[ModelReference | Member, ...] = (reference, *reference.averaged_with)
+        names |= dict.fromkeys(name for part in parts for name in (part.weights, *part.adapters))
+        names |= dict.fromkeys((reference.origin, *reference.tuned))
+    return list(names)
 
 
 def _identities(folder: Path) -> list[tuple[str, int, int, int, int, int]]:

@@ -28,6 +28,35 @@ def limit_seconds(characters: int) -> int:
     return _SPARE_SECONDS + _SECONDS_A_MILLION_CHARACTERS * characters // 1_000_000
 
 
+def while_beating(work: Callable[[], Result], beat: Callable[[], None]) -> Result:
+    """Return the result of work that is done in a thread, and call `beat` meanwhile.
+
+    For network clients, which end a transfer that stands still by their own time limits. What `beat` raises ends the
+    wait; the thread is left alone.
+    """
+    future = _in_thread(work)
+    while True:
+        try:
+            return future.result(timeout=_BEAT_SECONDS)
+        except TimeoutError:
+            if future.done():
+                return future.result()  # a TimeoutError may be the work's own
+            beat()
+
+
+def _in_thread(work: Callable[[], Result]) -> Future[Result]:
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="limited", daemon=True).start()
+    return future
+
+
 def within_limit(work: Callable[[], Result], seconds: int, beat: Callable[[], None]) -> Result:
     """Return the result of work that is done in a thread, which nothing can end but this process.
 
@@ -40,15 +69,7 @@ def within_limit(work: Callable[[], Result], seconds: int, beat: Callable[[], No
     Raises:
         OutOfTimeError: it takes longer; the thread is left alone, so end the process soon.
     """
-    future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="limited", daemon=True).start()
+    future = _in_thread(work)
     started = time.process_time()
     while True:
         try:

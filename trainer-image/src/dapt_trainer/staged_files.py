@@ -48,6 +48,7 @@ class _Pickle:
     """Holds an object of containers and tensors for `torch.save`."""
 
     content: object
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class StagedFiles:
                     f"a state was to be saved to {type(f).__name__}, which is no file of the checkpoint"
                 )
             path = Path(os.path.abspath(f))
-            self._files[path.relative_to(self._scratch).as_posix()] = _Pickle(_snapshot(content, {}))
+            copies: dict[_TensorKey, torch.Tensor] = {}
+            state = _Pickle(_snapshot(content, copies), sum(tensor.nbytes for tensor in copies.values()))
+            self._files[path.relative_to(self._scratch).as_posix()] = state
 
         torch.save = save  # type: ignore[assignment] # the libraries know no other way out
         try:
@@ -112,6 +115,11 @@ class StagedFiles:
                 self._files[path.relative_to(self._scratch).as_posix()] = path.read_bytes()
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._note_copies()
+
+    @property
+    def size_bytes(self) -> int:
+        """Return about how many bytes are to be written."""
+        return sum(map(_size_of, self._files.values()))
 
     def remove(self, name: str) -> None:
         """Leave out a file that a library has written."""
@@ -140,6 +148,40 @@ class StagedFiles:
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             self._copied = torch.cuda.Event()
             self._copied.record()
+
+
+def _size_of(content: bytes | _Pickle | _Tensors) -> int:
+    if isinstance(content, bytes):
+        return len(content)
+    if isinstance(content, _Pickle):
+        return content.size_bytes
+    return sum(tensor.nbytes for tensor in content.tensors.values())
+
+
+@contextlib.contextmanager
+def hashing_saves(root: Path, *, but: Path) -> Iterator[list[FileEntry]]:
+    """Hash what `torch.save` writes below a folder within the block; yield the list that gets the files.
+
+    Args:
+        root: folder that the paths in the list are relative to.
+        but: folder of temporary files, which are not listed.
+    """
+    entries: list[FileEntry] = []
+    top, temporary = Path(os.path.abspath(root)), Path(os.path.abspath(but))
+
+    def save(content: object, f: str | os.PathLike[str]) -> None:
+        path = Path(os.path.abspath(f))
+        if path.is_relative_to(temporary):
+            _save(content, path)
+        else:
+            name = path.relative_to(top).as_posix()
+            entries.append(_write_file(top, name, _Pickle(content, size_bytes=0)))
+
+    torch.save = save  # type: ignore[assignment] # the libraries know no other way out
+    try:
+        yield entries
+    finally:
+        torch.save = _save
 
 
 def host_copy(tensor: torch.Tensor) -> torch.Tensor:

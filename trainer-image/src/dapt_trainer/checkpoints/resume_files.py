@@ -60,8 +60,8 @@ class ResumeFiles:
             elif not name.endswith(_WEIGHTS):
                 self.copy(name, place)
 
-    def copy(self, name: str, target: Path) -> None:
-        """Copy a listed file.
+    def copy(self, name: str, target: Path) -> FileEntry:
+        """Copy a listed file and return its entry, whose size and digest are the copy's too.
 
         Raises:
             InfrastructureError: it is not the one that is listed, or none is.
@@ -78,6 +78,7 @@ class ResumeFiles:
                     target.write_bytes(content.getvalue())
         except ChangedFileError as error:
             raise self._error(str(error)) from error
+        return entry
 
     @contextlib.contextmanager
     def loading(

@@ -65,6 +65,8 @@ class PendingSave:
     """Holds a save whose files are still being written."""
 
     completion: Future[StoredCheckpoint]
+    size_bytes: int
+    """Of all ranks' files."""
     readings: tuple[SidePerplexity, SidePerplexity] | None = None
     """Perplexities of domain and general text; None until they are measured."""
 
@@ -115,7 +117,10 @@ class RunCheckpoints:
         # Rank 0 decides for all: they must resume from the same checkpoint.
         inventory = self._ranks.from_first(self._read, _INVENTORY)
         # Each rank hashes a part of the files, which may have hundreds of gigabytes.
-        self.resumed, inventory = newest_to_resume(self._context.work, inventory, self._problem_of_content)
+        with self._context.keep_alive(sum(stored.size_bytes for stored in inventory.checkpoints)):
+            self.resumed, inventory = newest_to_resume(
+                self._context.work, inventory, self._problem_of_content
+            )
         self._checkpoints = self._ranks.from_first(lambda: self._adopt(inventory), _STORED_LIST)
         self.skipped = inventory.skipped
 
@@ -224,7 +229,8 @@ class RunCheckpoints:
                 folder, files, last_complete, step=step, tokens=tokens, candidate=candidate
             )
 
-        self._pending = PendingSave(self._writer.submit(finish))
+        size_bytes = staged.size_bytes * self._ranks.world_size
+        self._pending = PendingSave(self._writer.submit(finish), size_bytes)
 
     @property
     def _last_complete(self) -> str:
@@ -280,7 +286,8 @@ class RunCheckpoints:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        self._checkpoints.append(pending.completion.result())
+        with self._context.keep_alive(pending.size_bytes):
+            self._checkpoints.append(pending.completion.result())
         if pending.readings is not None:
             self._add_readings_to_newest(*pending.readings)
         if self._ranks.is_first:

@@ -7,8 +7,10 @@ for resuming already, so a stop in the middle of an evaluation costs that evalua
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from peft import PeftModel
@@ -18,7 +20,7 @@ from dapt_contract.checkpoint import candidate_id
 from dapt_contract.measure import Side, SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
-from dapt_trainer.checkpoints.change_world_size import CONVERTED, convert_to_universal
+from dapt_trainer.checkpoints.change_world_size import convert_to_universal
 from dapt_trainer.checkpoints.inventory import StoredCheckpoint
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
@@ -83,6 +85,8 @@ class PretrainRun:
         self.fisher: StoredFisher | None
         self.tokenizer: Tokenizer
         self.setup: Setup | None = None
+        self._loading = contextlib.ExitStack()
+        """Sends heartbeats until the state to resume from is loaded."""
         self.model: PreTrainedModel | PeftModel
         self.trainer: StepTrainer
 
@@ -115,9 +119,11 @@ class PretrainRun:
         self.trainer = self._make_trainer(self.setup)
 
         # 7. Train from the resumed step. `_on_ready` runs in between: once the state is loaded, before the first step.
+        self._loading.enter_context(self._keep_alive_to_resume())
         try:
             self.trainer.resume_training(self._files_to_resume())
         except BaseException:
+            self._loading.close()
             # The error ends the process; a save that is being completed must not be cut off.
             self.checkpoints.wait_for_writer()
             raise
@@ -163,6 +169,9 @@ class PretrainRun:
             return True
         return False
 
+    def _keep_alive_to_resume(self) -> AbstractContextManager[None]:
+        return self.context.keep_alive(self._resumed.size_bytes if self._resumed else 0)
+
     def _must_convert(self) -> bool:
         """Return whether the optimizer's shards were written by another number of ranks."""
         return (
@@ -179,10 +188,14 @@ class PretrainRun:
         self.progress.update(
             activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
         )
-        with keep_alive(self.progress):
-            target = self._converted_folder
-            converted = self.ranks.from_first(lambda: convert_to_universal(files, target), CONVERTED)
-        return ResumeFiles(target, converted, files.folder)
+        with self.context.keep_alive(resumed.size_bytes):
+            converted = convert_to_universal(
+                files,
+                self._converted_folder,
+                self.ranks,
+                zero_stage=self.config.distribution.zero_stage,
+            )
+        return ResumeFiles(self._converted_folder, converted, files.folder)
 
     @property
     def _converted_folder(self) -> Path:
@@ -227,6 +240,7 @@ class PretrainRun:
 
     def _on_ready(self) -> None:
         """Do what needs the loaded state and must happen before the first step."""
+        self._loading.close()
         self.ranks.barrier()
         # After the engine has divided the weights among the ranks: the penalty follows that division.
         if self.saved_step < self.config.total_steps:
@@ -259,8 +273,7 @@ class PretrainRun:
         self._save(reading.step, reading.tokens)
         # At a stop request the grace period may be too short for an evaluation; the next run measures what was saved.
         if reading.stop_requested:
-            with keep_alive(self.progress):
-                self.checkpoints.finish_save()
+            self.checkpoints.finish_save()
             raise StopRequested(
                 f"stop requested at step {reading.step} of {config.total_steps}; its checkpoint is complete"
             )
@@ -375,8 +388,7 @@ class PretrainRun:
 
     def _report(self) -> PretrainReport:
         # What is still being written counts: the report lists it, and the next stage reads it.
-        with keep_alive(self.progress):
-            self.checkpoints.finish_save()
+        self.checkpoints.finish_save()
         points = self.curve.points
         steps = points[-1].step if points else 0
         facts = PretrainFacts(

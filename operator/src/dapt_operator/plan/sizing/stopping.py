@@ -6,14 +6,15 @@ from typing import Final
 
 from dapt_contract.base import Contract
 from dapt_contract.inputs.model_size import checkpoint_size
+from dapt_contract.pod.environment import DEFAULT_VOLUME_BYTES_PER_SECOND
 from dapt_contract.stages.common import TrainingConfig
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.plan.sizing.compute import accelerator_rate, training_flops
 from dapt_operator.stage_run import RunResources
 
-WRITE_BYTES_PER_SECOND: Final = 250e6
-"""That one node writes to the work volume: an assumption, about a quarter of what a network of 10 Gbit/s carries."""
+WRITE_BYTES_PER_SECOND: Final = DEFAULT_VOLUME_BYTES_PER_SECOND
+"""That one node writes to the work volume."""
 
 
 def stop_seconds(
