@@ -48,6 +48,9 @@ METHODS = {
     "deepspeed.checkpoint.ds_to_universal.main": "args",
     "deepspeed.checkpoint.ds_to_universal._do_parallel_work": "do_work, work_chunks, num_workers",
     "deepspeed.checkpoint.ds_to_universal._get_zero_stage": "optim_files",
+    "transformers.modeling_utils._load_state_dict_into_zero3_model": (
+        "model_to_load, state_dict, load_config"
+    ),
     "trl.models.prepare_deepspeed": "model, accelerator",
 }
 """Method or function -> its parameters."""
@@ -57,6 +60,7 @@ ATTRIBUTES = {
     "deepspeed.utils.mixed_precision_linkage": {"_hp_mapping", "_index_in_param_group"},
     "deepspeed.ops": {"__compatible_ops__"},
     "transformers.configuration_utils": {"_attn_implementation"},
+    "transformers.integrations.deepspeed": {"_is_hf_initialized"},
     "transformers.modeling_utils": {
         "_keys_to_ignore_on_save",
         "_supports_flash_attn",

@@ -63,6 +63,8 @@ class Ranks:
         if self.world_size == 1:
             return self
         group = dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
+        if not isinstance(group, dist.ProcessGroup):
+            raise RuntimeError("this rank is no member of a group of all ranks")
         return replace(self, device=torch.device("cpu"), group=group)
 
     def sum(self, *values: float) -> list[float]:

@@ -201,7 +201,7 @@ def _snapshot(value: object, copies: dict[_TensorKey, torch.Tensor]) -> object:
     """Return a copy of containers and tensors; tensors that share their memory share one copy."""
     if isinstance(value, torch.Tensor):
         storage = value.untyped_storage().data_ptr()
-        key = (storage, value.storage_offset(), value.size(), value.stride(), value.dtype)
+        key = (storage, int(value.storage_offset()), value.size(), value.stride(), value.dtype)
         if key not in copies:
             copies[key] = host_copy(value)
         return copies[key]
@@ -249,7 +249,7 @@ def _write_file(folder: Path, name: str, content: bytes | _Pickle | _Tensors) ->
         elif isinstance(content, _Tensors):
             _write_safetensors(file, content.tensors)
         else:
-            _save(content.content, file)
+            _save(content.content, file)  # type: ignore[arg-type] # it calls `write` and `flush` alone
         raw.flush()
         os.fsync(raw.fileno())
     return FileEntry(path=name, size_bytes=file.size_bytes, sha256=file.hexdigest())
@@ -276,4 +276,4 @@ def _write_safetensors(file: _HashingFile, tensors: Mapping[str, torch.Tensor]) 
     for name in names:
         values = tensors[name].reshape(-1)
         if values.numel():
-            file.write(memoryview(values.view(torch.uint8).numpy()))
+            file.write(values.view(torch.uint8).numpy().data)

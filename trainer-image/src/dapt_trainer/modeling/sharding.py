@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+from dapt_trainer.modeling.spread_loading import reading_own_shares
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -24,19 +27,21 @@ def load_to_train(
     arguments: TrainingArguments,
     *,
     device: torch.device,
-    from_files: bool,
+    folder: Path | None,
 ) -> PreTrainedModel:
     """Return the model that `load` returns, spread over the ranks where the arguments say stage 3.
 
-    transformers spreads the weights while it reads them, so that no rank ever holds all of them; rank 0 alone reads
-    their values. A model that is computed first (adapters merged, an average) is whole in every rank's CPU memory and
-    then spread, parameter by parameter: the accelerators never hold more than their share either way.
+    The weights are spread while they are read, so that no rank ever holds all of them: each reads what it keeps. At
+    other stages each rank needs all of them and maps the files into memory, of which the ranks of a node share one
+    copy: the volume is read once a node. A model that is computed first (adapters merged, an average) is whole in every
+    rank's CPU memory and then spread, parameter by parameter: the accelerators never hold more than their share either
+    way.
 
     Args:
         load: loads the model to the device that it is given.
         arguments: the run's arguments, created before.
         device: this rank's.
-        from_files: the model is one folder of weights, with nothing to compute.
+        folder: of the weights; None: the model is computed of several.
     """
     settings = arguments.hf_deepspeed_config
     if settings is None or not settings.is_zero3():
@@ -46,8 +51,9 @@ def load_to_train(
 
     # Joins the process group that torch has already.
     deepspeed.init_distributed("gloo" if device.type == "cpu" else "nccl", verbose=False)
-    if from_files:
-        return load(str(device))
+    if folder is not None:
+        with reading_own_shares(folder):
+            return load(str(device))
     # While this configuration is set, transformers spreads every model that it loads; the parts of a composed model
     # must stay whole until they are combined.
     unset_hf_deepspeed_config()

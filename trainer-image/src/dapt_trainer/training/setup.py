@@ -116,7 +116,7 @@ def load_start(
             lambda device: load_model(context.work, config.model, precision=precision, device=device),
             arguments,
             device=ranks.device,
-            from_files=config.model.is_plain,
+            folder=context.work / config.model.weights if config.model.is_plain else None,
         )
         held.require_unchanged()
     return model
