@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import TypeAdapter
 
 from dapt_contract.checkpoint import FileEntry
-from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
+from dapt_trainer.checkpoints.inventory import RESUME_FOLDER, StoredCheckpoint
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.staged_files import hashing_saves
@@ -65,6 +65,11 @@ class _SharedWork:
         if self._phase == _PHASES and not self._ranks.is_first:
             raise _ShareDone
         return results
+
+
+def must_convert(resumed: StoredCheckpoint | None, *, world_size: int, zero_stage: int) -> bool:
+    """Return whether the optimizer's shards were written by another number of ranks."""
+    return resumed is not None and zero_stage > 0 and resumed.manifest.world_size != world_size
 
 
 def convert_to_universal(

@@ -7,8 +7,8 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,7 +35,16 @@ from dapt_trainer.checkpoints.inventory import (
 )
 from dapt_trainer.checkpoints.listed_files import ChangedFileError, read_listed
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
-from dapt_trainer.checkpoints.save import begin, complete, failing_cleanly, write_all, write_manifest
+from dapt_trainer.checkpoints.save import (
+    SAVE_RESULT,
+    PendingSave,
+    SaveResult,
+    begin,
+    complete,
+    failing_cleanly,
+    write_all,
+    write_manifest,
+)
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import DIGEST_DIGITS, digest_of_weights, is_loaded
 from dapt_trainer.distributed import Ranks
@@ -58,28 +67,6 @@ out-of-memory, or one with new gates, continues from the same checkpoints."""
 def training_digest(config: TrainingConfig) -> str:
     """Return the digest of everything in the configuration that decides the weights."""
     return digest_of(config.model_dump(mode="json", exclude={*NEUTRAL_FIELDS, *CHECKING_FIELDS}))
-
-
-@dataclass(frozen=True)
-class PendingSave:
-    """Holds a save whose files are still being written."""
-
-    completion: Future[StoredCheckpoint]
-    size_bytes: int
-    """Of all ranks' files."""
-    readings: tuple[SidePerplexity, SidePerplexity] | None = None
-    """Perplexities of domain and general text; None until they are measured."""
-
-
-@dataclass(frozen=True)
-class SaveResult:
-    """Holds what rank 0 made of a save: a checkpoint, or what went wrong."""
-
-    stored: StoredCheckpoint | None = None
-    problem: str = ""
-
-
-_SAVE_RESULT: TypeAdapter[SaveResult] = TypeAdapter(SaveResult)
 
 
 class RunCheckpoints:
@@ -171,6 +158,11 @@ class RunCheckpoints:
         return self._context.scratch / f"resume-{self._ranks.rank}"
 
     @property
+    def resumed_bytes(self) -> int:
+        """Return the bytes of the checkpoint to resume from; 0 where training starts from the beginning."""
+        return self.resumed.size_bytes if self.resumed is not None else 0
+
+    @property
     def resumed_is_measured(self) -> bool:
         """Return whether the resumed checkpoint is already a candidate."""
         return self.resumed is not None and self.resumed.manifest.domain is not None
@@ -189,11 +181,6 @@ class RunCheckpoints:
                 " one"
             ) from error
         return list(json.loads(content)["log_history"])
-
-    def save(self, step: int, tokens: int, stage: Callable[[StagedFiles], None], *, candidate: str) -> None:
-        """Save a checkpoint and return when it is complete: `begin_save` and `finish_save` in one."""
-        self.begin_save(step, tokens, stage, candidate=candidate)
-        self.finish_save()
 
     def begin_save(
         self, step: int, tokens: int, stage: Callable[[StagedFiles], None], *, candidate: str
@@ -259,7 +246,7 @@ class RunCheckpoints:
             except StageEnded as error:
                 return SaveResult(problem=str(error))
 
-        result = self._background.from_first(complete_first, _SAVE_RESULT)
+        result = self._background.from_first(complete_first, SAVE_RESULT)
         if result.stored is None:
             raise InfrastructureError(result.problem)
         return result.stored
@@ -296,10 +283,15 @@ class RunCheckpoints:
                 self._checkpoints, self._keep_optimizer_states, key=self._context.signing_key
             )
 
-    def wait_for_writer(self) -> None:
-        """Wait for the thread of this rank alone, before an error ends the process."""
-        if self._pending is not None:
-            wait([self._pending.completion])
+    @contextlib.contextmanager
+    def completing_at_errors(self) -> Iterator[None]:
+        """Wait for this rank's thread where the block raises: the error ends the process, and would cut a save off."""
+        try:
+            yield
+        except BaseException:
+            if self._pending is not None:
+                wait([self._pending.completion])
+            raise
 
     def remove(self, *, keep_newest: bool = False) -> None:
         """Remove the checkpoints, or all but the newest."""

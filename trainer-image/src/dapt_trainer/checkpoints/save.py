@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -18,8 +19,9 @@ from pydantic import TypeAdapter
 from dapt_contract.base import Contract
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest, FileEntry
 from dapt_contract.envelope import fsync_folder, write_envelope
+from dapt_contract.measure import SidePerplexity
 from dapt_contract.sentences import shortened
-from dapt_trainer.checkpoints.inventory import PARTIAL_SUFFIX
+from dapt_trainer.checkpoints.inventory import PARTIAL_SUFFIX, StoredCheckpoint
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError, StageEnded
@@ -36,6 +38,27 @@ class WrittenFiles(Contract):
     """What went wrong; None when all files are on disk."""
 
 
+@dataclass(frozen=True)
+class PendingSave:
+    """Holds a save whose files are still being written."""
+
+    completion: Future[StoredCheckpoint]
+    size_bytes: int
+    """Of all ranks' files."""
+    readings: tuple[SidePerplexity, SidePerplexity] | None = None
+    """Perplexities of domain and general text; None until they are measured."""
+
+
+@dataclass(frozen=True)
+class SaveResult:
+    """Holds what rank 0 made of a save: a checkpoint, or what went wrong."""
+
+    stored: StoredCheckpoint | None = None
+    problem: str = ""
+
+
+SAVE_RESULT: TypeAdapter[SaveResult] = TypeAdapter(SaveResult)
+"""How rank 0 sends it."""
 _WRITTEN: TypeAdapter[WrittenFiles] = TypeAdapter(WrittenFiles)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 from peft import PeftModel
@@ -20,7 +19,7 @@ from dapt_contract.checkpoint import candidate_id
 from dapt_contract.measure import Side, SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
-from dapt_trainer.checkpoints.change_world_size import convert_to_universal
+from dapt_trainer.checkpoints.change_world_size import convert_to_universal, must_convert
 from dapt_trainer.checkpoints.inventory import StoredCheckpoint
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
@@ -119,14 +118,10 @@ class PretrainRun:
         self.trainer = self._make_trainer(self.setup)
 
         # 7. Train from the resumed step. `_on_ready` runs in between: once the state is loaded, before the first step.
-        self._loading.enter_context(self._keep_alive_to_resume())
-        try:
+        with self._loading, self.checkpoints.completing_at_errors():
+            # Converting and loading may take longer than a rank may be silent.
+            self._loading.enter_context(self.context.keep_alive(self.checkpoints.resumed_bytes))
             self.trainer.resume_training(self._files_to_resume())
-        except BaseException:
-            self._loading.close()
-            # The error ends the process; a save that is being completed must not be cut off.
-            self.checkpoints.wait_for_writer()
-            raise
         return self._report()
 
     # ---- before training ----
@@ -169,32 +164,19 @@ class PretrainRun:
             return True
         return False
 
-    def _keep_alive_to_resume(self) -> AbstractContextManager[None]:
-        return self.context.keep_alive(self._resumed.size_bytes if self._resumed else 0)
-
     def _must_convert(self) -> bool:
-        """Return whether the optimizer's shards were written by another number of ranks."""
-        return (
-            self._resumed is not None
-            and self.config.distribution.zero_stage > 0
-            and self._resumed.manifest.world_size != self.ranks.world_size
-        )
+        stage = self.config.distribution.zero_stage
+        return must_convert(self._resumed, world_size=self.ranks.world_size, zero_stage=stage)
 
     def _files_to_resume(self) -> ResumeFiles | None:
         """Return the state to resume from, converted if necessary; None for a start."""
-        files, resumed = self.checkpoints.files_to_resume(), self._resumed
-        if files is None or resumed is None or not self._must_convert():
+        files = self.checkpoints.files_to_resume()
+        if files is None or self._resumed is None or not self._must_convert():
             return files
-        self.progress.update(
-            activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
-        )
-        with self.context.keep_alive(resumed.size_bytes):
-            converted = convert_to_universal(
-                files,
-                self._converted_folder,
-                self.ranks,
-                zero_stage=self.config.distribution.zero_stage,
-            )
+        old, new = self._resumed.manifest.world_size, self.ranks.world_size
+        self.progress.update(activity=f"converting a checkpoint of {old} ranks for {new}")
+        stage = self.config.distribution.zero_stage
+        converted = convert_to_universal(files, self._converted_folder, self.ranks, zero_stage=stage)
         return ResumeFiles(self._converted_folder, converted, files.folder)
 
     @property

@@ -111,18 +111,23 @@ class TuningRun(ABC):
         self.context.progress.update(activity="loading the model")
         self._trainer = self.make_trainer()
         with self._loading:
-            # Until the first step, `_on_ready`: the state is read before that.
-            self._loading.enter_context(
-                self.context.keep_alive(self._resumed.size_bytes if self._resumed else 0)
-            )
-            self._trainer.resume_training(
-                self._checkpoints.files_to_resume() if self._checkpoints is not None else None
-            )
+            # Until `on_ready`: the state is read before that, which may take longer than a rank may be silent.
+            resumed_bytes = self._checkpoints.resumed_bytes if self._checkpoints is not None else 0
+            self._loading.enter_context(self.context.keep_alive(resumed_bytes))
+            self._train()
         reference, digest = self._save_result(self._trainer.model)
         # Only now: until the result is complete, its checkpoints are the only way to repeat a lost run.
         if self._checkpoints is not None:
+            self._checkpoints.finish_save()
             self._checkpoints.remove()
         return TunedModel(reference, digest, tuple(self._curve.points))
+
+    def _train(self) -> None:
+        if self._checkpoints is None:
+            self._trainer.resume_training(None)
+            return
+        with self._checkpoints.completing_at_errors():
+            self._trainer.resume_training(self._checkpoints.files_to_resume())
 
     def _open(self) -> list[LogEntry]:
         """Find the newest checkpoint and return the trainer's log up to it."""
@@ -187,9 +192,13 @@ class TuningRun(ABC):
             )
         if reading.step == steps:
             return
-        if self._checkpoints is not None and (reading.stop_requested or reading.out_of_time):
-            self._save(self._checkpoints, reading)
+        if self._checkpoints is not None:
+            self._checkpoints.settle_if_complete()
+            if reading.stop_requested or reading.out_of_time:
+                self._save(self._checkpoints, reading)
         if reading.stop_requested:
+            if self._checkpoints is not None:
+                self._checkpoints.finish_save()
             saved = (
                 "its checkpoint is complete" if self._checkpoints else "nothing was saved, for want of a key"
             )
@@ -199,9 +208,12 @@ class TuningRun(ABC):
         self.context.progress.update(activity=f"saving checkpoint {reading.step}")
         name = candidate_id(self.context.stage.run.attempt, reading.step)
         with keep_alive(self.context.progress):
-            # The resume state has the weights too: a tuning's checkpoint is no candidate, so nothing else is written.
-            checkpoints.save(reading.step, reading.tokens, self._trainer.stage_resume_state, candidate=name)
+            checkpoints.finish_save()
             checkpoints.remove(keep_newest=True)
+            # A tuning's checkpoint is no candidate: it is resumed from and nothing else.
+            checkpoints.begin_save(
+                reading.step, reading.tokens, self._trainer.stage_resume_state, candidate=name
+            )
         self._saved_at = time.monotonic()
 
     def _save_result(self, model: PreTrainedModel | PeftModel) -> tuple[ModelReference, str]:
