@@ -28,7 +28,9 @@ def limit_seconds(characters: int) -> int:
     return _SPARE_SECONDS + _SECONDS_A_MILLION_CHARACTERS * characters // 1_000_000
 
 
-def while_beating(work: Callable[[], Result], beat: Callable[[], None]) -> Result:
+def while_beating(
+    work: Callable[[], Result], beat: Callable[[], None], *, every_seconds: float = _BEAT_SECONDS
+) -> Result:
     """Return the result of work that is done in a thread, and call `beat` meanwhile.
 
     For network clients, which end a transfer that stands still by their own time limits. What `beat` raises ends the
@@ -37,7 +39,7 @@ def while_beating(work: Callable[[], Result], beat: Callable[[], None]) -> Resul
     future = _in_thread(work)
     while True:
         try:
-            return future.result(timeout=_BEAT_SECONDS)
+            return future.result(timeout=every_seconds)
         except TimeoutError:
             if future.done():
                 return future.result()  # a TimeoutError may be the work's own
