@@ -66,10 +66,14 @@ def changed_file(path: Path, found: str | None, expected: str) -> InputError:
     )
 
 
-def weights_digest(folder: Path) -> str:
+def weights_digest(folder: Path, beat: Callable[[], None] | None = None) -> str:
     """Return the hexadecimal SHA-256 over names and digests of all files that are loaded from a folder of weights.
 
     Equal tensors are another model under another configuration, and other text to it with another tokenizer.
+
+    Args:
+        folder: with the weights.
+        beat: called once a block of a file, from several threads.
 
     Raises:
         InputError: the folder has no safetensors file.
@@ -80,7 +84,7 @@ def weights_digest(folder: Path) -> str:
     loaded = sorted(name for name in files if is_loaded(name))
     # Threads are enough: hashlib releases the interpreter's lock while it hashes.
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(sha256_of_file, [files[name] for name in loaded])
+        digests = pool.map(lambda name: sha256_of_file(files[name], beat), loaded)
         return digest_of_weights(dict(zip(loaded, digests, strict=True)))
 
 
