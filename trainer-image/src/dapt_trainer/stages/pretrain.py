@@ -299,6 +299,7 @@ class PretrainRun:
         with unpacked_attention(self.trainer.model):
             domain, general = self._perplexity("domain", step), self._perplexity("general", step)
         self.checkpoints.add_readings(domain, general)
+        self.checkpoints.settle_if_complete()
         seconds = time.monotonic() - started
         self.checkpoint_seconds += seconds
         self.stall_seconds += seconds
