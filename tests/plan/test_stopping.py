@@ -43,6 +43,12 @@ def test_a_full_checkpoint_is_written_by_all_nodes() -> None:
     assert adapters < 10
 
 
+def test_the_profile_says_how_fast_the_volume_is() -> None:
+    full = config(lora=None)
+    fast = AdaptationProfileSpec.model_validate(profile(volumeBytesPerSecond=2_000_000_000)["spec"])
+    assert stop_seconds(full, resources(1), MODEL, fast, 0.001) == pytest.approx(8e9 * 14 / 2e9, rel=0.01)
+
+
 def test_the_step_that_has_begun_is_waited_for() -> None:
     long_step = config(lora=None, global_batch_size=1024, sequence_length_tokens=4096)
     without = stop_seconds(long_step, resources(1), MODEL, offered(peakTflops=None))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,15 +51,27 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def wait_for_saves(folder: Path) -> None:
+    """Wait until what a run has begun to save is complete: which save a death strikes must not be chance."""
+    deadline = time.monotonic() + 30
+    while any(
+        not path.with_suffix(".json").exists() for path in folder.glob("checkpoint-*") if path.is_dir()
+    ):
+        assert time.monotonic() < deadline, "a save was never completed"
+        time.sleep(0.01)
+
+
 class Board(SilentProgress):
     """Dies, or asks to stop, at a step."""
 
-    def __init__(self, place: str, step: int, rank: int) -> None:
+    def __init__(self, place: str, step: int, rank: int, folder: Path) -> None:
         self.place, self.step, self.rank, self.asked = place, step, rank, False
+        self.folder = folder
 
     def update(self, **fields: Any) -> None:
         if fields.get("activity") == "training" and fields.get("step") == self.step and self.rank == 1:
             if self.place == "step":
+                wait_for_saves(self.folder)
                 die()
             self.asked = self.place == "term"
 
@@ -68,17 +81,20 @@ class Board(SilentProgress):
 
 def _die_in_save(place: str, step: str) -> None:
     from dapt_trainer.checkpoints import run_checkpoints
-    from dapt_trainer.training.step_trainer import StepTrainer
+    from dapt_trainer.staged_files import StagedFiles
 
     if place == "save":
-        honest = StepTrainer.write_resume_state
+        honest = StagedFiles.write
 
-        def half(self: Any, checkpoint: Path) -> None:
-            if checkpoint.name == f"checkpoint-{step}.partial":
+        def half(self: StagedFiles, folder: Path) -> Any:
+            if folder.name == f"checkpoint-{step}.partial":
+                for name in self.names()[::2]:
+                    self.remove(name)
+                honest(self, folder)
                 die()
-            honest(self, checkpoint)
+            return honest(self, folder)
 
-        StepTrainer.write_resume_state = half  # type: ignore[method-assign]
+        StagedFiles.write = half  # type: ignore[method-assign]
     if place == "rename":
         written: Callable[..., Any] = run_checkpoints.write_manifest
 
@@ -134,6 +150,7 @@ def run_rank(rank: int, world_size: int, work: Path, number: int, changes: dict[
         micro_batch_size=4 // world_size,
         **changes.get("config", {}),
     )
+    board = Board(place, int(step or 0), rank, work / f"stages/pretrain-a1/try-{number}")
     context = make_context(
         work,
         work / f"scratch-{rank}",
@@ -141,7 +158,7 @@ def run_rank(rank: int, world_size: int, work: Path, number: int, changes: dict[
         try_number=number,
         rank=rank,
         world_size=world_size,
-        progress=Board(place, int(step or 0), rank),
+        progress=board,
     )
     _note_penalty(work, rank)
     code = 0

@@ -49,6 +49,11 @@ METHODS = {
     # Replaced on an engine, or called though no documentation has them.
     "deepspeed.DeepSpeedEngine.clip_fp32_gradients": "self",
     "deepspeed.checkpoint.ds_to_universal.main": "args",
+    "deepspeed.checkpoint.ds_to_universal._do_parallel_work": "do_work, work_chunks, num_workers",
+    "deepspeed.checkpoint.ds_to_universal._get_zero_stage": "optim_files",
+    "transformers.modeling_utils._load_state_dict_into_zero3_model": (
+        "model_to_load, state_dict, load_config"
+    ),
     "trl.models.prepare_deepspeed": "model, accelerator",
 }
 """Method or function -> its parameters."""
@@ -58,13 +63,14 @@ ATTRIBUTES = {
     "deepspeed.utils.mixed_precision_linkage": {"_hp_mapping", "_index_in_param_group"},
     "deepspeed.ops": {"__compatible_ops__"},
     "transformers.configuration_utils": {"_attn_implementation"},
+    "transformers.integrations.deepspeed": {"_is_hf_initialized"},
     "transformers.modeling_utils": {
         "_supports_attention_backend",
+        "_keys_to_ignore_on_save",
         "_supports_flash_attn",
         "_supports_flex_attn",
         "_supports_sdpa",
     },
-    "transformers.core_model_loading": {"_weight_conversions"},
     "trl.trainer.dpo_trainer": {"_metrics"},
 }
 """Module -> private attributes that its source sets and that the trainer reads or sets."""

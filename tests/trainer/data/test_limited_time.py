@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ from dapt_trainer.data.harness.items import HarnessItems
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.stage_inputs import read_evaluation
 from dapt_trainer.data.tuning_data import TuningModel, prepare_or_check
-from dapt_trainer.errors import InputError
-from dapt_trainer.limited_time import limit_seconds, try_texts
+from dapt_trainer.errors import InputError, StopRequested
+from dapt_trainer.limited_time import limit_seconds, try_texts, while_beating
 from support.toy_corpus import train_tokenizer
 
 SLOW = "a" * 10_000
@@ -147,3 +148,26 @@ def test_evaluation_item_is_tokenized_with_its_file_and_line(
 
 def test_limit_grows_with_the_text() -> None:
     assert (limit_seconds(0), limit_seconds(2_000_000)) == (60, 120)
+
+
+def test_long_call_is_waited_for_with_heartbeats() -> None:
+    has_beaten = threading.Event()
+    assert while_beating(lambda: has_beaten.wait(60), has_beaten.set, every_seconds=0.001)
+
+
+def test_long_call_ends_where_the_heartbeat_stops_it() -> None:
+    def beat() -> None:
+        raise StopRequested("stop requested")
+
+    forever = threading.Event()
+    with pytest.raises(StopRequested):
+        while_beating(forever.wait, beat, every_seconds=0.001)
+    forever.set()
+
+
+def test_time_limit_of_a_long_call_is_its_own_error() -> None:
+    def download() -> None:
+        raise TimeoutError("the server does not answer")
+
+    with pytest.raises(TimeoutError, match="does not answer"):
+        while_beating(download, lambda: None)

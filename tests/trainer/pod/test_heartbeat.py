@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.pod.failure import Cause, ExitCode
+from dapt_contract.run_identity import RunIdentity
+from dapt_contract.stage_file import StageFile
+from dapt_contract.stages.destination import DestinationConfig
+from dapt_trainer import context
 from dapt_trainer.pod.heartbeat import Heart, Heartbeat, read_heartbeat
 from dapt_trainer.pod.outcome import RankOutcome, judge, killed_outcome
 
@@ -124,3 +129,30 @@ def test_a_rank_without_an_outcome_is_judged_by_its_exit_status(
 ) -> None:
     outcome = killed_outcome(0, status, oom_killed=oom_killed)
     assert (outcome.cause, outcome.exit_code) == (cause, code)
+
+
+def test_long_call_may_last_half_an_hour_and_twice_the_time_of_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+
+    def keep_alive(progress: object, *, longest_seconds: float) -> contextlib.AbstractContextManager[None]:
+        limits.append(longest_seconds)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(context, "keep_alive", keep_alive)
+    config = DestinationConfig(destination="file:///out", run_digest="sha256:0")
+    run = RunIdentity(
+        namespace="default", name="toy", uid="u", stage="destination", attempt=1, try_number=1, fence=1
+    )
+    stage = context.StageContext(
+        stage=StageFile(run=run, kind="destination", config=config),
+        work=tmp_path,
+        scratch=tmp_path,
+        progress=context.SilentProgress(),
+        volume_bytes_per_second=100e6,
+    )
+    for num_bytes in (0, 140_000_000_000):
+        with stage.keep_alive(num_bytes):
+            pass
+    assert limits == [1800.0, 4600.0]

@@ -159,6 +159,29 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
     assert tried(f"file://{tmp_path}/out", tmp_path) == "ours"
 
 
+def test_model_that_is_assembled_beside_the_destination_is_renamed(tmp_path: Path) -> None:
+    destination = open_destination(f"file://{tmp_path}/team/out", work=tmp_path / "work")
+    staging = destination.staging(tmp_path / "work/stages/publish")
+    assert staging.parent == tmp_path / "team"
+    staging.mkdir()
+    (staging / "model.safetensors").write_bytes(b"weights")
+    (staging / "dapt.json").write_bytes(manifest())
+    inode = (staging / "model.safetensors").stat().st_ino
+    destination.write(staging, heartbeat=lambda: None)
+    assert everything(tmp_path / "team") == ["out", "out/dapt.json", "out/model.safetensors"]
+    # The very file: no byte of it was written a second time.
+    assert (tmp_path / "team/out/model.safetensors").stat().st_ino == inode
+    assert tried(f"file://{tmp_path}/team/out", tmp_path) == "ours"
+
+
+def test_model_that_a_killed_run_assembled_is_removed(tmp_path: Path) -> None:
+    destination = open_destination(f"file://{tmp_path}/out", work=tmp_path / "work")
+    left = destination.staging(tmp_path / "own")
+    left.mkdir()
+    (left / "half").write_bytes(b"")
+    assert not destination.staging(tmp_path / "own").exists()
+
+
 def test_a_claim_is_tried_where_the_pod_mounts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAPT_CLAIMS", str(tmp_path / "claims"))
     (tmp_path / "claims/models").mkdir(parents=True)

@@ -223,14 +223,14 @@ def test_a_full_disk_in_a_save_is_reported_and_keeps_complete_checkpoints(
     from dapt_trainer.training.step_trainer import StepTrainer
 
     work = make_work_volume(tmp_path)
-    honest = StepTrainer.write_resume_state
+    honest = StepTrainer.stage_resume_state
 
-    def full(self: Any, checkpoint: Path) -> None:
+    def full(self: Any, staged: Any) -> None:
         if self.state.global_step == 4:
             raise OSError(errno.ENOSPC, "No space left on device")
-        honest(self, checkpoint)
+        honest(self, staged)
 
-    monkeypatch.setattr(StepTrainer, "write_resume_state", full)
+    monkeypatch.setattr(StepTrainer, "stage_resume_state", full)
     with pytest.raises(InfrastructureError) as caught:
         trained(work)
     text = str(caught.value)
@@ -266,21 +266,70 @@ def test_a_checkpoint_is_completed_while_the_model_is_measured(tmp_path: Path, m
     assert [row.step for row in report.facts.checkpoints] == [2, 4, 6]
 
 
-def test_a_full_disk_while_the_model_is_measured_is_reported_the_same_way(
+def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: Any) -> None:
+    from dapt_trainer.context import SilentProgress
+    from dapt_trainer.staged_files import StagedFiles
+
+    next_step = threading.Event()
+    honest = StagedFiles.write
+
+    class Board(SilentProgress):
+        def update(self, **fields: Any) -> None:
+            if fields.get("activity") == "training" and fields.get("step") == 3:
+                next_step.set()
+
+    def write(staged: Any, folder: Path) -> Any:
+        if folder.name == "checkpoint-2.partial":
+            assert next_step.wait(60), "the next step began only after the checkpoint was written"
+        return honest(staged, folder)
+
+    monkeypatch.setattr(StagedFiles, "write", write)
+    report = trained(make_work_volume(tmp_path), progress=Board())
+    assert [row.step for row in report.facts.checkpoints] == [2, 4, 6]
+
+
+def test_a_full_disk_while_training_continues_is_reported_the_same_way(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    from dapt_trainer.checkpoints import save
+    from dapt_trainer.staged_files import StagedFiles
 
     work = make_work_volume(tmp_path)
+    honest = StagedFiles.write
 
-    def full(root: Path) -> None:
-        if root.name.startswith("checkpoint-4"):
+    def write(staged: Any, folder: Path) -> Any:
+        if folder.name == "checkpoint-4.partial":
             raise OSError(errno.ENOSPC, "No space left on device")
+        return honest(staged, folder)
 
-    monkeypatch.setattr(save, "fsync_tree", full)
+    monkeypatch.setattr(StagedFiles, "write", write)
     with pytest.raises(InfrastructureError, match=r"checkpoint-4 could not be saved: .*step 2, is kept"):
         trained(work)
     assert not list((work / LINEAGE / "try-1").glob("*.partial"))
+
+
+def tensor_bytes(state: Any) -> int:
+    """Bytes of all tensors in nested containers."""
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        return int(state.nbytes)
+    items = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return sum(tensor_bytes(item) for item in items)
+
+
+def test_a_checkpoint_holds_what_is_trained_and_its_optimizer_state_once(finished: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = finished / LINEAGE / "try-1/checkpoint-6"
+    adapter = load_file(folder / "adapter_model.safetensors")
+    trained_parameters = sum(tensor.numel() for tensor in adapter.values())
+    state = sum(
+        tensor_bytes(torch.load(path, weights_only=False))
+        for path in (folder / "resume").rglob("*_states.pt")
+    )
+    # fp32 masters and two moments, and the step counters; neither the adapter again nor the frozen head.
+    assert 12 * trained_parameters <= state < 12.1 * trained_parameters
 
 
 def test_an_error_while_measuring_keeps_the_checkpoint(tmp_path: Path, monkeypatch: Any) -> None:

@@ -199,15 +199,16 @@ def test_a_save_by_the_clock_is_resumed_from_and_removed_at_the_end(
     whole = tuned(work, settings)
     assert [path.name for path in (work / "stages" / "finetune-a1" / "try-1").glob("checkpoint*")] == []
     saved: list[int] = []
-    real = RunCheckpoints.save
+    real = RunCheckpoints.begin_save
 
     def save_and_die(checkpoints: RunCheckpoints, step: int, *rest: Any, **named: Any) -> None:
         real(checkpoints, step, *rest, **named)
+        checkpoints.finish_save()
         saved.append(step)
         if step == 2:
             raise RuntimeError("killed")
 
-    monkeypatch.setattr(RunCheckpoints, "save", save_and_die)
+    monkeypatch.setattr(RunCheckpoints, "begin_save", save_and_die)
     with pytest.raises(RuntimeError, match="killed"):
         tuned(work, settings, try_number=2)
     again = tuned(work, settings, try_number=3)

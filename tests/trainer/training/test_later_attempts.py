@@ -16,6 +16,7 @@ from dapt_operator.cluster.progress_reading import MAX_READING_BYTES
 from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.training_rows import open_rows
+from support.toy_gang import wait_for_saves
 from support.toy_training import FILTERS, make_context, make_work_volume, one_rank, pretrain_config
 from support.written import load_recipe
 
@@ -25,13 +26,16 @@ SECOND = "stages/pretrain-a2/try-1/checkpoint"
 
 
 class Recorder(SilentProgress):
-    """Keeps what was told; a test may let it die."""
+    """Keeps what was told; a test may let it die, or have saves completed before the measuring ends."""
 
-    def __init__(self, die_at_step: int = 0) -> None:
+    def __init__(self, die_at_step: int = 0, saves: Path | None = None) -> None:
         self.rows: list[tuple[int, ...]] = []
         self._die_at_step = die_at_step
+        self._saves = saves
 
     def update(self, **fields: Any) -> None:
+        if self._saves is not None and str(fields.get("activity")).startswith("evaluating general"):
+            wait_for_saves(self._saves)
         if "checkpoints" in fields:
             self.rows.append(tuple(row.step for row in fields["checkpoints"]))
         if fields.get("activity") == "training" and fields.get("step") == self._die_at_step:
@@ -149,11 +153,12 @@ def test_the_first_loss_of_a_second_attempt_is_that_of_its_start_on_its_own_rows
 
 def test_live_readings_name_the_measured_checkpoints_also_after_a_resume(tmp_path: Path) -> None:
     work = make_work_volume(tmp_path / "work", sequences=20)
-    told = Recorder(die_at_step=5)
+    folder = work / "stages/pretrain-a1"
+    told = Recorder(die_at_step=5, saves=folder / "try-1")
     with pytest.raises(Killed):
         attempt(work, 1, pretrain_config(), told)
     assert told.rows == [(), (2,), (2, 4)]
-    again = Recorder()
+    again = Recorder(saves=folder / "try-2")
     report = attempt(work, 1, pretrain_config(), again, try_number=2)
     assert again.rows == [(2, 4), (2, 4, 6)]
     assert report.stall_seconds > 0

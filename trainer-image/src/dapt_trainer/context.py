@@ -6,11 +6,13 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from dapt_contract.layout import try_folder
+from dapt_contract.pod.environment import DEFAULT_VOLUME_BYTES_PER_SECOND
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
 
@@ -49,11 +51,21 @@ class StageContext:
     world_size: int = 1
     signing_key: bytes = b""
     """Key that signs checkpoint manifests; empty only for stages that write none."""
+    volume_bytes_per_second: float = DEFAULT_VOLUME_BYTES_PER_SECOND
+    """What this node reads from, or writes to, the work volume at least."""
 
     @property
     def try_folder(self) -> Path:
         """Return the only folder of the work volume below which this run writes its own files."""
         return self.work / try_folder(self.stage.run)
+
+    def keep_alive(self, num_bytes: int = 0) -> AbstractContextManager[None]:
+        """Send heartbeats while the block reads or writes so many bytes of the work volume; see `keep_alive`.
+
+        Hashing and loading read a file twice, so twice the time of the bytes is added to the usual limit.
+        """
+        seconds = 2 * num_bytes / self.volume_bytes_per_second
+        return keep_alive(self.progress, longest_seconds=LONGEST_CALL_SECONDS + seconds)
 
 
 class SilentProgress:
@@ -72,7 +84,8 @@ class SilentProgress:
 
 _INTERVAL_SECONDS = 2.0
 LONGEST_CALL_SECONDS = 1800.0
-"""After half an hour in one call the heartbeats end, and the agent's hang limit decides."""
+"""After half an hour in one call the heartbeats end, and the agent's hang limit decides. `StageContext.keep_alive` adds
+the time that the bytes of a call take."""
 
 
 @contextlib.contextmanager

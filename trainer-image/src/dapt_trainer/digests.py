@@ -66,10 +66,14 @@ def changed_file(path: Path, found: str | None, expected: str) -> InputError:
     )
 
 
-def weights_digest(folder: Path) -> str:
+def weights_digest(folder: Path, beat: Callable[[], None] | None = None) -> str:
     """Return the hexadecimal SHA-256 over names and digests of all files that are loaded from a folder of weights.
 
     Equal tensors are another model under another configuration, and other text to it with another tokenizer.
+
+    Args:
+        folder: with the weights.
+        beat: called once a block of a file, from several threads.
 
     Raises:
         InputError: the folder has no safetensors file.
@@ -77,7 +81,7 @@ def weights_digest(folder: Path) -> str:
     loaded = loaded_files(folder)
     # Threads are enough: hashlib releases the interpreter's lock while it hashes.
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(sha256_of_file, [folder / name for name in loaded])
+        digests = pool.map(lambda name: sha256_of_file(folder / name, beat), loaded)
         return digest_of_weights(dict(zip(loaded, digests, strict=True)))
 
 
@@ -91,6 +95,16 @@ def loaded_files(folder: Path) -> list[str]:
     if not any(name.endswith(_WEIGHTS) for name in names):
         raise InputError(f"{folder}: no *.safetensors file to name the model by")
     return sorted(name for name in names if is_loaded(name))
+
+
+def size_of_folder(folder: Path) -> int:
+    """Return the bytes of all files that are loaded from a folder of weights."""
+    return sum(size for _, _, _, size, _, _ in _identities(folder))
+
+
+def size_of_reference(work: Path, reference: ModelReference) -> int:
+    """Return the bytes of all files that a recipe is loaded from."""
+    return sum(size_of_folder(work / name) for name in _folders_of([reference]))
 
 
 def is_loaded(path: str) -> bool:
@@ -222,12 +236,7 @@ class HeldWeights:
     """
 
     def __init__(self, work: Path, references: Iterable[ModelReference]) -> None:
-        names: dict[str, None] = {}
-        for reference in references:
-            parts: tuple[ModelReference | Member, ...] = (reference, *reference.averaged_with)
-            names |= dict.fromkeys(name for part in parts for name in (part.weights, *part.adapters))
-            names |= dict.fromkeys((reference.origin, *reference.tuned))
-        self._before = {work / name: _identities(work / name) for name in names}
+        self._before = {work / name: _identities(work / name) for name in _folders_of(references)}
 
     def require_unchanged(self) -> None:
         """Raise if a file is another one than before; call it once everything is loaded.
@@ -241,6 +250,15 @@ class HeldWeights:
                     f"{folder}: its weights were written to while they were read, so they are not used; the next run"
                     " compares them again"
                 )
+
+
+def _folders_of(references: Iterable[ModelReference]) -> list[str]:
+    names: dict[str, None] = {}
+    for reference in references:
+        parts: tuple[ModelReference | Member, ...] = (reference, *reference.averaged_with)
+        names |= dict.fromkeys(name for part in parts for name in (part.weights, *part.adapters))
+        names |= dict.fromkeys((reference.origin, *reference.tuned))
+    return list(names)
 
 
 def _identities(folder: Path) -> list[tuple[str, int, int, int, int, int]]:

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -41,6 +41,8 @@ class Ranks:
     local_rank: int
     world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
+    """Group of the collectives; None: the one that `join_ranks` has joined."""
 
     @property
     def is_first(self) -> bool:
@@ -50,14 +52,27 @@ class Ranks:
     def barrier(self) -> None:
         """Wait until all ranks have called this."""
         if self.world_size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
+
+    def in_background(self) -> Ranks:
+        """Return the same ranks with a group of their own on the CPU, for a thread; all ranks call it.
+
+        Collectives of one group must come in one order on every rank, so a thread that exchanges values while training
+        does needs another group.
+        """
+        if self.world_size == 1:
+            return self
+        group = dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
+        if not isinstance(group, dist.ProcessGroup):
+            raise RuntimeError("this rank is no member of a group of all ranks")
+        return replace(self, device=torch.device("cpu"), group=group)
 
     def sum(self, *values: float) -> list[float]:
         """Return the sums over all ranks, in fp64; equal on every rank."""
         if self.world_size == 1:
             return list(values)
         totals = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(totals)
+        dist.all_reduce(totals, group=self.group)
         return [float(total) for total in totals.tolist()]
 
     def maximum(self, value: float) -> float:
@@ -65,7 +80,7 @@ class Ranks:
         if self.world_size == 1:
             return value
         largest = torch.tensor([value], dtype=torch.float64, device=self.device)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=self.group)
         return float(largest.item())
 
     def from_first(self, compute: Callable[[], Value], value_type: TypeAdapter[Value]) -> Value:
@@ -79,9 +94,9 @@ class Ranks:
         value = compute() if self.is_first else None
         content = b"" if value is None and not self.is_first else _to_json(value, value_type)
         size = torch.tensor([len(content)], dtype=torch.int64, device=self.device)
-        dist.broadcast(size, src=0)
+        dist.broadcast(size, src=0, group=self.group)
         buffer = self._buffer(content, _checked_size(int(size.item()), rank=0))
-        dist.broadcast(buffer, src=0)
+        dist.broadcast(buffer, src=0, group=self.group)
         # Rank 0 parses its own value too: all ranks continue with equal ones.
         return value_type.validate_json(_bytes_of(buffer))
 
@@ -95,11 +110,13 @@ class Ranks:
             return [value]
         content = _to_json(value, value_type)
         sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world_size)]
-        dist.all_gather(sizes, torch.tensor([len(content)], dtype=torch.int64, device=self.device))
+        dist.all_gather(
+            sizes, torch.tensor([len(content)], dtype=torch.int64, device=self.device), group=self.group
+        )
         lengths = [_checked_size(int(size.item()), rank=rank) for rank, size in enumerate(sizes)]
         # Padded: a gather needs equal shapes.
         buffers = [self._buffer(b"", max(lengths)) for _ in range(self.world_size)]
-        dist.all_gather(buffers, self._buffer(content, max(lengths)))
+        dist.all_gather(buffers, self._buffer(content, max(lengths)), group=self.group)
         return [
             value_type.validate_json(_bytes_of(buffer)[:length])
             for buffer, length in zip(buffers, lengths, strict=True)

@@ -36,6 +36,37 @@ def limit_seconds(characters: int) -> int:
     return _SPARE_SECONDS + _SECONDS_A_MILLION_CHARACTERS * characters // 1_000_000
 
 
+def while_beating(
+    work: Callable[[], Result], beat: Callable[[], None], *, every_seconds: float = _BEAT_SECONDS
+) -> Result:
+    """Return the result of work that is done in a thread, and call `beat` meanwhile.
+
+    For network clients, which end a transfer that stands still by their own time limits. What `beat` raises ends the
+    wait; the thread is left alone.
+    """
+    future = _in_thread(work)
+    while True:
+        try:
+            return future.result(timeout=every_seconds)
+        except TimeoutError:
+            if future.done():
+                return future.result()  # a TimeoutError may be the work's own
+            beat()
+
+
+def _in_thread(work: Callable[[], Result]) -> Future[Result]:
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="limited", daemon=True).start()
+    return future
+
+
 def within_limit(work: Callable[[], Result], seconds: int, beat: Callable[[], None]) -> Result:
     """Return the result of work that is done in a thread, which nothing can end but this process.
 
@@ -49,18 +80,18 @@ def within_limit(work: Callable[[], Result], seconds: int, beat: Callable[[], No
         OutOfTimeError: it takes longer; the thread is left alone, so end the process soon.
         TokenizerError: the tokenizer fails.
     """
-    future: Future[Result] = Future()
 
-    def run() -> None:
+    def tokenize() -> Result:
         try:
-            future.set_result(work())
+            return work()
         except BaseException as error:
             # The library raises plain Exception, and where it panics a class that is none: either would end the stage
             # as if dapt itself had failed.
-            has_failed = type(error) is Exception or type(error).__name__ == _PANIC
-            future.set_exception(TokenizerError(_first_line(error)) if has_failed else error)
+            if type(error) is Exception or type(error).__name__ == _PANIC:
+                raise TokenizerError(_first_line(error)) from error
+            raise
 
-    threading.Thread(target=run, name="limited", daemon=True).start()
+    future = _in_thread(tokenize)
     started = time.process_time()
     while True:
         try:

@@ -121,6 +121,7 @@ def _run(
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         signing_key=settings.read_signing_key(),
+        volume_bytes_per_second=max(1.0, settings.volume_bytes_per_second),
     )
     context.try_folder.mkdir(parents=True, exist_ok=True)
     try:

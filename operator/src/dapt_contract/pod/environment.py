@@ -12,6 +12,11 @@ GRACE_SECONDS = "DAPT_GRACE_SECONDS"
 """Seconds between SIGTERM and SIGKILL of the pod; the agent's own timeout for its ranks stays below."""
 STARTUP_TIMEOUT_SECONDS = "DAPT_STARTUP_TIMEOUT_SECONDS"
 """Seconds within which a rank must make its first heartbeat; later it counts as hanging."""
+VOLUME_BYTES_PER_SECOND = "DAPT_VOLUME_BYTES_PER_SECOND"
+"""What one node reads from, or writes to, the work volume at least; limits of long calls follow from it. Unset:
+`DEFAULT_VOLUME_BYTES_PER_SECOND`."""
+DEFAULT_VOLUME_BYTES_PER_SECOND = 250e6
+"""An assumption, about a quarter of what a network of 10 Gbit/s carries."""
 SIGNING_KEY_FILE = "DAPT_SIGNING_KEY_FILE"
 """File with the key that signs checkpoint manifests; set only for stages that load optimizer state."""
 SIGNING_KEY_DIGESTS = "DAPT_SIGNING_KEY_DIGESTS"

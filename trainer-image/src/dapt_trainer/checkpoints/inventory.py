@@ -35,6 +35,11 @@ class StoredCheckpoint:
     try_number: int
     """Number of the run that wrote it."""
 
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes of all its files."""
+        return sum(entry.size_bytes for entry in self.manifest.files)
+
     def with_manifest(self, manifest: CheckpointManifest) -> StoredCheckpoint:
         """Return a copy with another manifest."""
         return replace(self, manifest=manifest)

@@ -60,8 +60,8 @@ class ResumeFiles:
             elif not name.endswith(_WEIGHTS):
                 self.copy(name, place)
 
-    def copy(self, name: str, target: Path) -> None:
-        """Copy a listed file.
+    def copy(self, name: str, target: Path) -> FileEntry:
+        """Copy a listed file and return its entry, whose size and digest are the copy's too.
 
         Raises:
             InfrastructureError: it is not the one that is listed, or none is.
@@ -78,13 +78,17 @@ class ResumeFiles:
                     target.write_bytes(content.getvalue())
         except ChangedFileError as error:
             raise self._error(str(error)) from error
+        return entry
 
     @contextlib.contextmanager
-    def loading(self, own_output: Path | None = None) -> Iterator[None]:
+    def loading(
+        self, own_output: Path | None = None, mend: Callable[[object], object] = lambda content: content
+    ) -> Iterator[None]:
         """Replace `torch.load` within the block: it opens the listed files, restricted, and refuses all others.
 
         Args:
             own_output: folder that the block itself writes to and reads back, also restricted.
+            mend: adds to what was loaded what the checkpoint leaves out.
         """
         original = torch.load
         output = None if own_output is None else Path(os.path.abspath(own_output))
@@ -114,7 +118,7 @@ class ResumeFiles:
                 raise self._error(f"{name} was to be loaded, which the manifest does not list")
             try:
                 with open_listed(self._source, entry) as content:
-                    return unpickled(content, map_location, name)
+                    return mend(unpickled(content, map_location, name))
             except ChangedFileError as error:
                 raise self._error(str(error)) from error
 

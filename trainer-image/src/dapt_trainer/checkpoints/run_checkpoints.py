@@ -7,7 +7,8 @@ import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,17 +35,26 @@ from dapt_trainer.checkpoints.inventory import (
 )
 from dapt_trainer.checkpoints.listed_files import ChangedFileError, read_listed
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
-from dapt_trainer.checkpoints.save import complete, failing_cleanly, write_manifest, writing
+from dapt_trainer.checkpoints.save import (
+    SAVE_RESULT,
+    PendingSave,
+    SaveResult,
+    begin,
+    complete,
+    failing_cleanly,
+    write_all,
+    write_manifest,
+)
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import DIGEST_DIGITS, digest_of_weights, is_loaded
 from dapt_trainer.distributed import Ranks
-from dapt_trainer.errors import InfrastructureError
+from dapt_trainer.errors import InfrastructureError, StageEnded
+from dapt_trainer.staged_files import StagedFiles
 
 TrainingConfig = PretrainConfig | FinetuneConfig | AlignConfig
 _INVENTORY: TypeAdapter[Inventory] = TypeAdapter(Inventory)
 _STORED_LIST: TypeAdapter[list[StoredCheckpoint]] = TypeAdapter(list[StoredCheckpoint])
 _PROBLEM: TypeAdapter[str | None] = TypeAdapter(str | None)
-_STORED: TypeAdapter[StoredCheckpoint] = TypeAdapter(StoredCheckpoint)
 LogEntry = dict[str, object]
 """One entry of the log that transformers' Trainer keeps in its state."""
 NEUTRAL_FIELDS = frozenset(
@@ -79,11 +89,10 @@ class RunCheckpoints:
         self._checkpoints: list[StoredCheckpoint] = []
         self.resumed: StoredCheckpoint | None = None
         self.skipped: tuple[str, ...] = ()
-        # One thread: saves are completed in their order.
         self._writer = ThreadPoolExecutor(1, "checkpoint")
-        self._completion: Future[StoredCheckpoint] | None = None
-        """Completion of the last save, on rank 0 alone."""
-        self._is_save_pending = False
+        self._background = ranks
+        """The ranks as the thread talks to them."""
+        self._pending: PendingSave | None = None
 
     def open(self) -> None:
         """Claim the lineage and find the newest complete checkpoint.
@@ -91,10 +100,14 @@ class RunCheckpoints:
         Raises:
             InfrastructureError: a newer run has claimed the lineage, or the volume fails.
         """
+        self._background = self._ranks.in_background()
         # Rank 0 decides for all: they must resume from the same checkpoint.
         inventory = self._ranks.from_first(self._read, _INVENTORY)
         # Each rank hashes a part of the files, which may have hundreds of gigabytes.
-        self.resumed, inventory = newest_to_resume(self._context.work, inventory, self._problem_of_content)
+        with self._context.keep_alive(sum(stored.size_bytes for stored in inventory.checkpoints)):
+            self.resumed, inventory = newest_to_resume(
+                self._context.work, inventory, self._problem_of_content
+            )
         self._checkpoints = self._ranks.from_first(lambda: self._adopt(inventory), _STORED_LIST)
         self.skipped = inventory.skipped
 
@@ -145,6 +158,11 @@ class RunCheckpoints:
         return self._context.scratch / f"resume-{self._ranks.rank}"
 
     @property
+    def resumed_bytes(self) -> int:
+        """Return the bytes of the checkpoint to resume from; 0 where training starts from the beginning."""
+        return self.resumed.size_bytes if self.resumed is not None else 0
+
+    @property
     def resumed_is_measured(self) -> bool:
         """Return whether the resumed checkpoint is already a candidate."""
         return self.resumed is not None and self.resumed.manifest.domain is not None
@@ -164,73 +182,116 @@ class RunCheckpoints:
             ) from error
         return list(json.loads(content)["log_history"])
 
-    def save(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
-        """Save a checkpoint and return when it is complete: `begin_save` and `finish_save` in one."""
-        self.begin_save(step, tokens, write, candidate=candidate)
-        self.finish_save()
+    def begin_save(
+        self, step: int, tokens: int, stage: Callable[[StagedFiles], None], *, candidate: str
+    ) -> None:
+        """Copy the state of all ranks to host memory; a thread of each rank writes it while training continues.
 
-    def begin_save(self, step: int, tokens: int, write: Callable[[Path], None], *, candidate: str) -> None:
-        """Write a checkpoint of all ranks without readings; a thread of rank 0 completes it.
-
-        The model may be measured meanwhile. Call `finish_save` before the next save.
+        It waits for the save before, so that a rank holds one copy at most.
 
         Args:
             step: optimizer steps so far.
             tokens: training tokens so far over all ranks.
-            write: writes this rank's files into the folder that it is given.
+            stage: stages this rank's files.
             candidate: id of the checkpoint as candidate.
 
         Raises:
             InfrastructureError: a file could not be written, or a newer run took over.
         """
+        self.finish_save()
         folder = self._context.try_folder / f"checkpoint-{step}"
-        is_first = self._ranks.is_first
-        if is_first:
+        if self._ranks.is_first:
             require_not_superseded(self._folder, self._identity, self._context.signing_key)
-        last = self._checkpoints[-1] if self._checkpoints else None
-        last_complete = (
-            f"the last complete checkpoint, step {last.manifest.step}, is kept"
-            if last
-            else "there is no earlier checkpoint"
-        )
-        with writing(
-            folder, is_writer=is_first, barrier=self._ranks.barrier, last_complete=last_complete
-        ) as partial:
-            write(partial)
+        last_complete = self._last_complete
+        staged = StagedFiles(self._context.scratch / f"staged-{self._ranks.rank}")
+        with failing_cleanly(folder, last_complete):
+            if self._ranks.is_first:
+                begin(folder)
+            stage(staged)
+        self._ranks.barrier()  # no rank may write before the folder exists
 
         def finish() -> StoredCheckpoint:
-            with failing_cleanly(folder, last_complete):
-                return self._write_manifest(folder, complete(folder), step, tokens, candidate)
+            files = write_all(staged, folder, self._background, last_complete=last_complete)
+            return self._completed(
+                folder, files, last_complete, step=step, tokens=tokens, candidate=candidate
+            )
 
-        self._is_save_pending = True
-        if is_first:
-            self._completion = self._writer.submit(finish)
+        size_bytes = staged.size_bytes * self._ranks.world_size
+        self._pending = PendingSave(self._writer.submit(finish), size_bytes)
+
+    @property
+    def _last_complete(self) -> str:
+        if not self._checkpoints:
+            return "there is no earlier checkpoint"
+        return f"the last complete checkpoint, step {self._checkpoints[-1].manifest.step}, is kept"
+
+    def _completed(
+        self,
+        folder: Path,
+        files: tuple[FileEntry, ...],
+        last_complete: str,
+        *,
+        step: int,
+        tokens: int,
+        candidate: str,
+    ) -> StoredCheckpoint:
+        """Complete a checkpoint whose files are on disk, on rank 0, and return it on all; called by the thread."""
+
+        def complete_first() -> SaveResult:
+            # Rank 0 must answer in any case: its peers wait for it.
+            try:
+                with failing_cleanly(folder, last_complete):
+                    complete(folder)
+                    return SaveResult(self._write_manifest(folder, files, step, tokens, candidate))
+            except StageEnded as error:
+                return SaveResult(problem=str(error))
+
+        result = self._background.from_first(complete_first, SAVE_RESULT)
+        if result.stored is None:
+            raise InfrastructureError(result.problem)
+        return result.stored
+
+    def settle_if_complete(self) -> bool:
+        """Return whether the pending save has become a checkpoint of this rank's list; never waits.
+
+        The checkpoints of other ranks may follow a moment later: they complete them by themselves.
+
+        Raises:
+            InfrastructureError: the save failed.
+        """
+        if self._pending is None or not self._pending.completion.done():
+            return False
+        self.finish_save()
+        return True
 
     def finish_save(self) -> None:
-        """Wait on all ranks until the pending save is a checkpoint; return at once when there is none.
+        """Wait until the pending save is a checkpoint; return at once when there is none.
 
         Raises:
             InfrastructureError: it could not be completed, or a newer run took over.
         """
-        if not self._is_save_pending:
+        pending, self._pending = self._pending, None
+        if pending is None:
             return
-        self._is_save_pending = False
-        self._checkpoints.append(self._ranks.from_first(self._completed, _STORED))
+        with self._context.keep_alive(pending.size_bytes):
+            self._checkpoints.append(pending.completion.result())
+        if pending.readings is not None:
+            self._add_readings_to_newest(*pending.readings)
         if self._ranks.is_first:
             # After the save: until it is complete, the older optimizer states are what a resume needs.
             self._checkpoints = drop_old_optimizer_states(
                 self._checkpoints, self._keep_optimizer_states, key=self._context.signing_key
             )
 
-    def _completed(self) -> StoredCheckpoint:
-        if self._completion is None:
-            raise RuntimeError("no save was begun on this rank")
-        return self._completion.result()
-
-    def wait_for_writer(self) -> None:
-        """Wait for the thread of this rank alone, before an error ends the process."""
-        if self._completion is not None:
-            wait([self._completion])
+    @contextlib.contextmanager
+    def completing_at_errors(self) -> Iterator[None]:
+        """Wait for this rank's thread where the block raises: the error ends the process, and would cut a save off."""
+        try:
+            yield
+        except BaseException:
+            if self._pending is not None:
+                wait([self._pending.completion])
+            raise
 
     def remove(self, *, keep_newest: bool = False) -> None:
         """Remove the checkpoints, or all but the newest."""
@@ -279,13 +340,21 @@ class RunCheckpoints:
         return StoredCheckpoint(signed, path, folder, int(folder.parent.name[4:]))
 
     def add_readings(self, domain: SidePerplexity, general: SidePerplexity) -> None:
-        """Put both perplexities into the manifest of the newest checkpoint, which makes it a candidate."""
+        """Put both perplexities into the manifest of the newest checkpoint, which makes it a candidate.
+
+        Where its save is still pending, they are added once it is complete.
+        """
+        if self._pending is not None:
+            self._pending = replace(self._pending, readings=(domain, general))
+        else:
+            self._add_readings_to_newest(domain, general)
+
+    def _add_readings_to_newest(self, domain: SidePerplexity, general: SidePerplexity) -> None:
         newest = self._checkpoints[-1]
         manifest = newest.manifest.with_readings(domain, general)
         if self._ranks.is_first:
             newest = self._store(manifest, newest.folder)
         self._checkpoints[-1] = newest.with_manifest(manifest)
-        self._ranks.barrier()
 
     def _measured(self) -> list[tuple[StoredCheckpoint, SidePerplexity, SidePerplexity]]:
         return [
@@ -295,8 +364,14 @@ class RunCheckpoints:
         ]
 
     def general_perplexities(self) -> list[float]:
-        """Return the general perplexities of the measured checkpoints, oldest first, for the stop rule."""
-        return [general.both.perplexity for _, _, general in self._measured()]
+        """Return the general perplexities of the measured checkpoints, oldest first, for the stop rule.
+
+        With that of a pending save: all ranks must decide the same, whichever of them has seen it complete.
+        """
+        perplexities = [general.both.perplexity for _, _, general in self._measured()]
+        if self._pending is not None and self._pending.readings is not None:
+            perplexities.append(self._pending.readings[1].both.perplexity)
+        return perplexities
 
     def checkpoint_facts(self) -> tuple[CheckpointFacts, ...]:
         """Return the facts of each measured checkpoint, in the order of steps."""

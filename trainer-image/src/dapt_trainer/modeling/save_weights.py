@@ -1,122 +1,201 @@
-"""Saves the weights of a checkpoint or result as safetensors: an adapter, or a whole model with its tokenizer."""
+"""Saves the weights of a checkpoint or result as safetensors: an adapter, or a whole model with its tokenizer.
+
+All ranks write. The list of tensors is cut into files by size alone, so that the files are the same for any number of
+ranks, and each file belongs to one rank: that rank copies or gathers its tensors, one at a time, and no other rank
+keeps them.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors.torch import save_file
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
+from dapt_contract.checkpoint import FileEntry
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.modeling.sharding import is_sharded, whole_weights
+from dapt_trainer.modeling.sharding import gathered, is_sharded
+from dapt_trainer.staged_files import StagedFiles, host_copy
 
 SHARD_BYTES = 4 * 2**30
-"""Size of one safetensors file, and of what rank 0 holds at a time of a model that is spread over the ranks."""
+"""Largest safetensors file of a published model."""
+FILE_BYTES = 2**30
+"""Size of one safetensors file of a checkpoint: small enough that many ranks share the files of a large model."""
+_LAYER = re.compile(r"(?:^|\.)\d+\.")
+_NAMES: TypeAdapter[dict[int, list[str]]] = TypeAdapter(dict[int, list[str]])
+_ONE_PROCESS = Ranks(0, 0, 1, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Holds the parameters of one file by name."""
+
+    tensors: dict[str, torch.Tensor]
+    size_bytes: int
 
 
 def save_weights(
-    model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, folder: Path, *, is_writer: bool = True
-) -> None:
-    """Write what a `ModelReference` can name: a PEFT adapter folder, or a model folder with its tokenizer.
+    model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, folder: Path
+) -> tuple[FileEntry, ...]:
+    """Write what `stage_weights` stages from a single process, and return the files.
 
-    All ranks call it; under ZeRO stage 3 they all contribute their share of each weight.
+    Raises:
+        OSError: the disk is full.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        staged = StagedFiles(Path(scratch))
+        stage_weights(model, tokenizer, staged, _ONE_PROCESS)
+        return staged.write(folder)
+
+
+def stage_weights(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: Tokenizer,
+    staged: StagedFiles,
+    ranks: Ranks,
+    *,
+    file_bytes: int = FILE_BYTES,
+) -> None:
+    """Stage what a `ModelReference` can name: a PEFT adapter folder, or a model folder with its tokenizer.
+
+    All ranks call it, and each stages its share; under ZeRO stage 3 they all contribute to each weight.
 
     Args:
         model: to save, without DeepSpeed's wrapper.
         tokenizer: saved in the same folder as a whole model.
-        folder: created if absent.
-        is_writer: whether this is rank 0, which writes.
-
-    Raises:
-        OSError, safetensors.SafetensorError: the disk is full.
+        staged: gets this rank's files.
+        ranks: that train the model.
+        file_bytes: size of one safetensors file.
     """
-    sharded = is_sharded(model)
-    if not (is_writer or sharded):
-        return
-    if is_writer:
-        folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
-        _save_adapter(model, folder, sharded=sharded, is_writer=is_writer)
+        _stage_adapter(model, staged, is_writer=ranks.is_first)
         return
-    used_cache = model.config.use_cache
-    model.config.use_cache = True  # training switches it off; generation needs it
-    try:
-        if sharded:
-            _save_sharded(model, folder, is_writer=is_writer)
-        else:
-            model.save_pretrained(folder)
-    finally:
-        model.config.use_cache = used_cache
-    if is_writer:
+    parts = list(_parts_of(model, file_bytes))
+    own: dict[int, list[str]] = {}
+    sizes = 0
+    for number, part in enumerate(parts):
+        is_own = number % ranks.world_size == ranks.rank
+        tensors = _copies(part.tensors, keep=is_own, sharded=is_sharded(model))
+        if is_own:
+            # As the files of the model that was read name and lay out the tensors (mixtures of experts differ).
+            stored = revert_weight_conversion(model, tensors)
+            own[number] = sorted(stored)
+            staged.add_tensors(
+                _file_name(number, len(parts)), {name: tensor.contiguous() for name, tensor in stored.items()}
+            )
+        sizes += part.size_bytes
+    names = [name for found in ranks.gather(own, _NAMES) for name in found.items()]
+    if not ranks.is_first:
+        return
+    with staged.capturing() as folder:
+        if len(parts) > 1:
+            file_of = {name: _file_name(number, len(parts)) for number, held in names for name in held}
+            index = {"metadata": {"total_size": sizes}, "weight_map": file_of}
+            (folder / "model.safetensors.index.json").write_text(
+                json.dumps(index, indent=2, sort_keys=True) + "\n"
+            )
+        _write_configuration(model, folder)
         tokenizer.save_pretrained(folder)
 
 
-def _save_sharded(model: PreTrainedModel, folder: Path, *, is_writer: bool) -> None:
-    """Write the files of `save_pretrained` one by one, so that rank 0 never holds more than one of them."""
-    # Where names or layouts differ between files and model (mixtures of experts), transformers converts the model back
-    # as a whole, so it must be gathered whole first.
-    if getattr(model, "_weight_conversions", None):
-        whole = {name: tensor for name, tensor in whole_weights(model) if tensor is not None}
-        if is_writer:
-            model.save_pretrained(folder, state_dict=whole)
-        return
-    tensors: dict[str, torch.Tensor] = {}
-    sizes: dict[str, int] = {}
-    names: list[list[str]] = []
+def _file_name(number: int, count: int) -> str:
+    """Return the name that `from_pretrained` looks for."""
+    return "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
 
-    def write() -> None:
-        names.append(list(tensors))
-        save_file(tensors, _part(folder, len(names)), metadata={"format": "pt"})
-        tensors.clear()
 
-    for name, tensor in whole_weights(model):
-        if tensor is None:
-            continue
-        sizes[name] = tensor.numel() * tensor.element_size()
-        if tensors and sum(sizes[held] for held in tensors) + sizes[name] > SHARD_BYTES:
-            write()
-        tensors[name] = tensor
-    if not is_writer:
-        return
-    write()
-    _rename_parts(folder, names, total_bytes=sum(sizes.values()))
-    # What `save_pretrained` would write into the configuration; readers choose class and type by it.
-    model.config.architectures = [type(model).__name__]
-    model.config.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    model.config.save_pretrained(folder)
+def _write_configuration(model: PreTrainedModel, folder: Path) -> None:
+    """Write what `save_pretrained` would write into the configuration; readers choose class and type by it."""
+    config = copy.deepcopy(model.config)
+    config.use_cache = True  # training switches it off; generation needs it
+    config.architectures = [type(model).__name__]
+    config.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    config.save_pretrained(folder)
     if model.can_generate():
         model.generation_config.save_pretrained(folder)
 
 
-def _part(folder: Path, number: int) -> Path:
-    return folder / f"part-{number}.safetensors"
+def _parts_of(model: PreTrainedModel, file_bytes: int) -> Iterator[_Part]:
+    """Cut the model's tensors into files of about equal size; tensors of one layer stay together.
+
+    A layer's tensors are what a conversion to the layout of the files combines.
+    """
+    held: dict[str, torch.Tensor] = {}
+    held_bytes = 0
+    for group in _layers_of(model):
+        group_bytes = sum(_num_bytes(tensor) for tensor in group.values())
+        if held and held_bytes + group_bytes > file_bytes:
+            yield _Part(held, held_bytes)
+            held, held_bytes = {}, 0
+        held |= group
+        held_bytes += group_bytes
+    yield _Part(held, held_bytes)
 
 
-def _rename_parts(folder: Path, names: list[list[str]], *, total_bytes: int) -> None:
-    """Give the parts the names that `from_pretrained` looks for, and an index when there are several."""
-    if len(names) == 1:
-        _part(folder, 1).rename(folder / "model.safetensors")
-        return
-    file_of: dict[str, str] = {}
-    for number, held in enumerate(names, start=1):
-        file = f"model-{number:05d}-of-{len(names):05d}.safetensors"
-        _part(folder, number).rename(folder / file)
-        file_of |= dict.fromkeys(held, file)
-    index = {"metadata": {"total_size": total_bytes}, "weight_map": file_of}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+def _layers_of(model: PreTrainedModel) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the tensors of one layer after the other; one that is in no layer comes alone."""
+    before, group = "", dict[str, torch.Tensor]()
+    for name, tensor in _tensors_of(model):
+        match = _LAYER.search(name)
+        layer = name[: match.end()] if match else name
+        if group and layer != before:
+            yield group
+            group = {}
+        before = layer
+        group[name] = tensor
+    if group:
+        yield group
 
 
-def _save_adapter(model: PeftModel, folder: Path, *, sharded: bool, is_writer: bool) -> None:
-    """Write the files of `PeftModel.save_pretrained`, without its model card and its requests to the hub."""
+def _tensors_of(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield what a model's files hold: parameters and persistent buffers, tied ones once, by their first name."""
+    ignored = set(model._keys_to_ignore_on_save or ())
+    parameters = {id(parameter) for parameter in model.parameters()}
+    known: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in known or name in ignored:
+            continue
+        if id(tensor) in parameters:
+            known.add(id(tensor))
+        yield name, tensor
+
+
+def _num_bytes(tensor: torch.Tensor) -> int:
+    # Under ZeRO stage 3 the parameter itself is empty.
+    return int(getattr(tensor, "ds_numel", tensor.numel())) * tensor.element_size()
+
+
+def _copies(tensors: dict[str, torch.Tensor], *, keep: bool, sharded: bool) -> dict[str, torch.Tensor]:
+    """Return copies in host memory, of whole tensors; none on a rank that does not keep them."""
+    copies: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if not (keep or sharded):
+            continue
+        # One at a time: the accelerator never holds two whole tensors for a save.
+        with gathered(tensor):
+            if keep:
+                copies[name] = host_copy(tensor)
+                if sharded and tensor.is_cuda:
+                    # DeepSpeed frees the whole tensor at the end of the block, on another stream.
+                    torch.cuda.current_stream().synchronize()
+    return copies
+
+
+def _stage_adapter(model: PeftModel, staged: StagedFiles, *, is_writer: bool) -> None:
+    """Stage the files of `PeftModel.save_pretrained`, without its model card and its requests to the hub."""
     whole = None
-    if sharded:
-        whole = {
-            name: tensor for name, tensor in whole_weights(model, trained_only=True) if tensor is not None
-        }
+    if is_sharded(model):
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        whole = _copies(trained, keep=is_writer, sharded=True)
     if not is_writer:
         return
     settings = copy.copy(model.peft_config["default"])
@@ -125,8 +204,9 @@ def _save_adapter(model: PeftModel, folder: Path, *, sharded: bool, is_writer: b
     settings.base_model_name_or_path = None
     if isinstance(settings.target_modules, set):
         settings.target_modules = sorted(settings.target_modules)
-    settings.save_pretrained(folder)
+    with staged.capturing() as folder:
+        settings.save_pretrained(folder)
     state = get_peft_model_state_dict(model, state_dict=whole, save_embedding_layers=False)
-    # safetensors refuses tensors that are not contiguous.
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    staged.add_tensors(
+        "adapter_model.safetensors", {name: host_copy(tensor) for name, tensor in state.items()}
+    )

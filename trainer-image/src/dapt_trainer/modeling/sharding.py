@@ -6,10 +6,14 @@ here alike, because each gathering needs them all.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
+
+from dapt_trainer.modeling.spread_loading import reading_own_shares
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
@@ -22,16 +26,19 @@ def load_to_train(
     arguments: TrainingArguments,
     *,
     device: torch.device,
+    folder: Path,
 ) -> PreTrainedModel:
     """Return the model that `load` returns, spread over the ranks where the arguments say stage 3.
 
-    transformers spreads the weights while it reads them, so that no rank ever holds all of them; rank 0 alone reads
-    their values.
+    The weights are spread while they are read, so that no rank ever holds all of them: each reads what it keeps. At
+    other stages each rank needs all of them and maps the files into memory, of which the ranks of a node share one
+    copy: the volume is read once a node.
 
     Args:
         load: loads the model to the device that it is given.
         arguments: the run's arguments, created before.
         device: this rank's.
+        folder: of the weights.
     """
     settings = arguments.hf_deepspeed_config
     if settings is None or not settings.is_zero3():
@@ -41,35 +48,20 @@ def load_to_train(
 
     # Joins the process group that torch has already.
     deepspeed.init_distributed("gloo" if device.type == "cpu" else "nccl", verbose=False)
-    return load(str(device))
+    with reading_own_shares(folder):
+        return load(str(device))
 
 
-def whole_weights(
-    model: torch.nn.Module, *, trained_only: bool = False
-) -> Iterator[tuple[str, torch.Tensor | None]]:
-    """Yield name and whole CPU tensor of one parameter after the other; the tensor is None on every rank but 0.
-
-    At most one whole parameter is on the accelerator at a time. Parameters that share their memory (tied heads) come
-    once, by their first name.
-
-    Args:
-        model: whose parameters are spread.
-        trained_only: leave out frozen ones.
-    """
+@contextlib.contextmanager
+def gathered(tensor: torch.Tensor) -> Iterator[None]:
+    """Make one spread parameter whole on every rank within the block; other tensors are left as they are."""
+    if not hasattr(tensor, "ds_id"):
+        yield
+        return
     import deepspeed  # as in `load_to_train`
 
-    for name, parameter in model.named_parameters():
-        if trained_only and not parameter.requires_grad:
-            continue
-        with deepspeed.zero.GatheredParameters([parameter]):
-            whole = parameter.detach().cpu().contiguous() if _is_first() else None
-            if whole is not None and whole.data_ptr() == parameter.data_ptr():
-                whole = whole.clone()  # on the CPU the gathered memory is freed when the block ends
-        yield name, whole
-
-
-def _is_first() -> bool:
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    with deepspeed.zero.GatheredParameters([tensor]):
+        yield
 
 
 def unwrapped(model: torch.nn.Module) -> PreTrainedModel:

@@ -31,6 +31,7 @@ class PodSettings:
     """Port of the live progress; 0: any free one."""
     grace_seconds: float
     startup_timeout_seconds: float
+    volume_bytes_per_second: float
     hang_floor_seconds: float
     nodes: int
     node_rank: int
@@ -132,6 +133,9 @@ class PodSettings:
             progress_port=int(number(pod.PROGRESS_PORT, "0")),
             grace_seconds=number(pod.GRACE_SECONDS, "30"),
             startup_timeout_seconds=number(pod.STARTUP_TIMEOUT_SECONDS, "900"),
+            volume_bytes_per_second=number(
+                pod.VOLUME_BYTES_PER_SECOND, str(pod.DEFAULT_VOLUME_BYTES_PER_SECOND)
+            ),
             hang_floor_seconds=number(HANG_FLOOR, str(HANG_FLOOR_SECONDS)),
             nodes=int(number(pod.NODES, "1")),
             node_rank=int(number(pod.NODE_RANK, "0")),

@@ -13,6 +13,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -20,6 +21,7 @@ from dapt_contract.inputs.bucket_names import bucket_fault
 from dapt_contract.layout import HUB_CACHE, PREPARED, STAGES
 from dapt_trainer.data.reading.sources import filesystem_of
 from dapt_trainer.errors import InputError, StageError
+from dapt_trainer.limited_time import while_beating
 from dapt_trainer.publishing.destination_errors import stage_error
 from dapt_trainer.publishing.published_files import MANIFEST, run_digest_of
 
@@ -55,6 +57,17 @@ class Destination(Protocol):
         Raises:
             InputError: the credentials do not suffice, or the place does not exist.
             InfrastructureError: the network failed, or the disk is full.
+        """
+        ...
+
+    def staging(self, own: Path) -> Path:
+        """Return an absent folder to assemble the model in, which `write` then takes.
+
+        Args:
+            own: folder of the run that is used where the destination has no place for it.
+
+        Raises:
+            InputError, InfrastructureError: as `probe`.
         """
         ...
 
@@ -175,11 +188,15 @@ def _errors_as_sentences(uri: str, action: str) -> Iterator[None]:
 
 
 class Folder:
-    """Writes to a folder, which appears as a whole: the files are written next to it and renamed."""
+    """Writes to a folder, which appears as a whole: the files are written next to it and renamed.
+
+    A model that is assembled in `staging` is there already, so that no byte of it is written twice.
+    """
 
     def __init__(self, uri: str, folder: Path) -> None:
         self._uri = uri
         self._folder = folder
+        self._staging = folder.with_name(f".{folder.name}.writing")
 
     def require_writable(self, run_digest: str) -> Found:
         """Check the folder; see `Destination`."""
@@ -213,24 +230,34 @@ class Folder:
                     with contextlib.suppress(OSError):
                         folder.rmdir()
 
+    def staging(self, own: Path) -> Path:  # noqa: ARG002
+        """Return a folder next to the destination; see `Destination`."""
+        with _errors_as_sentences(self._uri, "written"):
+            # Left from a run that was killed.
+            shutil.rmtree(self._staging, ignore_errors=True)
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+        return self._staging
+
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
-        """Write the files next to the folder and replace it; see `Destination`."""
+        """Write the files next to the folder, where they are not there yet, and replace it; see `Destination`."""
         with _errors_as_sentences(self._uri, "written"):
             self._write(folder, heartbeat)
 
     def _write(self, folder: Path, heartbeat: Heartbeat) -> None:
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        new = self._folder.with_name(f".{self._folder.name}.writing")
+        new = self._staging
         old = self._folder.with_name(f".{self._folder.name}.before")
-        shutil.rmtree(new, ignore_errors=True)
+        if folder != new:
+            self.staging(folder)
+            for path in _files(folder):
+                target = new / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+                heartbeat()
         # An earlier run was killed between the two renames below: its old folder is still the published one.
         if not self._folder.exists() and old.exists():
             old.rename(self._folder)
-        for path in _files(folder):
-            target = new / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-            _fsync(target)
+        for path in _files(new):
+            _fsync(path)
             heartbeat()
         shutil.rmtree(old, ignore_errors=True)
         # A rename cannot replace a folder that is not empty.
@@ -271,12 +298,16 @@ class ObjectStore:
         with contextlib.suppress(Exception):
             self._filesystem.rm_file(path)
 
+    def staging(self, own: Path) -> Path:
+        """Return the run's own folder; see `Destination`."""
+        return own
+
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
         """Upload the files, the manifest last; see `Destination`."""
         with _errors_as_sentences(self._uri, "written"):
             for path in _files(folder):
-                self._filesystem.put_file(str(path), f"{self._root}/{path.relative_to(folder).as_posix()}")
-                heartbeat()
+                target = f"{self._root}/{path.relative_to(folder).as_posix()}"
+                while_beating(partial(self._filesystem.put_file, str(path), target), heartbeat)
 
 
 class Hub:
@@ -317,14 +348,22 @@ class Hub:
         with contextlib.suppress(Exception):
             self._api.delete_repo(self._repository)
 
+    def staging(self, own: Path) -> Path:
+        """Return the run's own folder; see `Destination`."""
+        return own
+
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
         """Upload the files in one commit; see `Destination`."""
-        heartbeat()
-        with _errors_as_sentences(self._uri, "written"):
+
+        def upload() -> None:
             self._api.create_repo(self._repository, private=True, exist_ok=True)
             self._api.upload_folder(
                 repo_id=self._repository, folder_path=folder, commit_message="Publish the adapted model"
             )
+
+        with _errors_as_sentences(self._uri, "written"):
+            # One call for all files, however long they take; its requests have time limits of their own.
+            while_beating(upload, heartbeat)
 
 
 def _files(folder: Path) -> list[Path]:

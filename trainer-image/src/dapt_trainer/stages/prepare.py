@@ -211,7 +211,8 @@ class _Preparation:
             try_tokenizer(folder, source, self.heartbeat)
             tokenizer = read_tokenizer(folder, source)
             self._notes.warnings += check_base_model(folder, tokenizer, source, self.heartbeat)
-            facts = read_model_facts(folder, resolved, has_chat_template=tokenizer.has_chat_template)
+            has_template = tokenizer.has_chat_template
+            facts = read_model_facts(folder, resolved, has_chat_template=has_template, beat=self.heartbeat)
             length = sequence_length(config.sequence_length_tokens, facts)
             if config.tokenizer_extension is not None:
                 check_model(folder, tokenizer.vocabulary_size, source, self.heartbeat)

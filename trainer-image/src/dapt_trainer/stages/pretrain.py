@@ -1,12 +1,13 @@
 """Continues pre-training with exact resume, both perplexities at each checkpoint, and the stop rule.
 
-At each checkpoint step the run saves first, then measures, then applies the stop rule. What was saved is made durable
-and signed while the model is measured. A save without readings is already good for resuming, so a stop in the middle of
-an evaluation costs that evaluation and no step.
+At each checkpoint step the run saves first, then measures, then applies the stop rule. A save is a copy in host memory,
+which is written, made durable and signed while the model is measured and trained further. Without readings it is good
+for resuming already, so a stop in the middle of an evaluation costs that evaluation and no step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from dapt_contract.checkpoint import candidate_id
 from dapt_contract.measure import Side, SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
-from dapt_trainer.checkpoints.change_world_size import CONVERTED, convert_to_universal
+from dapt_trainer.checkpoints.change_world_size import convert_to_universal, must_convert
 from dapt_trainer.checkpoints.inventory import StoredCheckpoint
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
@@ -29,8 +30,9 @@ from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.attention import unpacked_attention
 from dapt_trainer.modeling.flops import flops_per_token
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.modeling.save_weights import save_weights
+from dapt_trainer.modeling.save_weights import stage_weights
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, penalties_of, stall_of
 from dapt_trainer.training.pretrain_penalty import attach_penalty, prepare_fisher
@@ -82,6 +84,8 @@ class PretrainRun:
         self.fisher: StoredFisher | None
         self.tokenizer: Tokenizer
         self.setup: Setup | None = None
+        self._loading = contextlib.ExitStack()
+        """Sends heartbeats until the state to resume from is loaded."""
         self.model: PreTrainedModel | PeftModel
         self.trainer: StepTrainer
 
@@ -114,7 +118,10 @@ class PretrainRun:
         self.trainer = self._make_trainer(self.setup)
 
         # 7. Train from the resumed step. `_on_ready` runs in between: once the state is loaded, before the first step.
-        self.trainer.resume_training(self._files_to_resume())
+        with self._loading, self.checkpoints.completing_at_errors():
+            # Converting and loading may take longer than a rank may be silent.
+            self._loading.enter_context(self.context.keep_alive(self.checkpoints.resumed_bytes))
+            self.trainer.resume_training(self._files_to_resume())
         return self._report()
 
     # ---- before training ----
@@ -158,25 +165,19 @@ class PretrainRun:
         return False
 
     def _must_convert(self) -> bool:
-        """Return whether the optimizer's shards were written by another number of ranks."""
-        return (
-            self._resumed is not None
-            and self.config.distribution.zero_stage > 0
-            and self._resumed.manifest.world_size != self.ranks.world_size
-        )
+        stage = self.config.distribution.zero_stage
+        return must_convert(self._resumed, world_size=self.ranks.world_size, zero_stage=stage)
 
     def _files_to_resume(self) -> ResumeFiles | None:
         """Return the state to resume from, converted if necessary; None for a start."""
-        files, resumed = self.checkpoints.files_to_resume(), self._resumed
-        if files is None or resumed is None or not self._must_convert():
+        files = self.checkpoints.files_to_resume()
+        if files is None or self._resumed is None or not self._must_convert():
             return files
-        self.progress.update(
-            activity=f"converting a checkpoint of {resumed.manifest.world_size} ranks for {self.ranks.world_size}"
-        )
-        with keep_alive(self.progress):
-            target = self._converted_folder
-            converted = self.ranks.from_first(lambda: convert_to_universal(files, target), CONVERTED)
-        return ResumeFiles(target, converted, files.folder)
+        old, new = self._resumed.manifest.world_size, self.ranks.world_size
+        self.progress.update(activity=f"converting a checkpoint of {old} ranks for {new}")
+        stage = self.config.distribution.zero_stage
+        converted = convert_to_universal(files, self._converted_folder, self.ranks, zero_stage=stage)
+        return ResumeFiles(self._converted_folder, converted, files.folder)
 
     @property
     def _converted_folder(self) -> Path:
@@ -221,6 +222,7 @@ class PretrainRun:
 
     def _on_ready(self) -> None:
         """Do what needs the loaded state and must happen before the first step."""
+        self._loading.close()
         self.ranks.barrier()
         # After the engine has divided the weights among the ranks: the penalty follows that division.
         if self.saved_step < self.config.total_steps:
@@ -238,6 +240,8 @@ class PretrainRun:
         point = self.curve.add(reading, self._seconds())
         self.trainer.state.log_history.append(point.model_dump())
         self._show(reading)
+        if self.checkpoints.settle_if_complete():
+            self.progress.update(checkpoints=self.checkpoints.checkpoint_facts())
         if divergence := self.curve.watch.divergence:
             message = f"at step {reading.step} of {config.total_steps}: {divergence}"
             message += "; lower pretraining.optimizer.learningRate"
@@ -248,8 +252,7 @@ class PretrainRun:
         self._save(reading.step, reading.tokens)
         # At a stop request the grace period may be too short for an evaluation; the next run measures what was saved.
         if reading.stop_requested:
-            with keep_alive(self.progress):
-                self.checkpoints.finish_save()
+            self.checkpoints.finish_save()
             raise StopRequested(
                 f"stop requested at step {reading.step} of {config.total_steps}; its checkpoint is complete"
             )
@@ -269,19 +272,19 @@ class PretrainRun:
         return step in self.config.checkpoint_steps or step == self.config.total_steps
 
     def _save(self, step: int, tokens: int) -> None:
-        """Write a checkpoint; it is completed in the background until `finish_save`."""
+        """Copy a checkpoint to host memory; it is written and completed in the background."""
         self.progress.update(activity=f"saving checkpoint {step}")
         started = time.monotonic()
 
-        def write(folder: Path) -> None:
-            save_weights(self.model, self.tokenizer, folder, is_writer=self.ranks.is_first)
-            self.trainer.write_resume_state(folder)
+        def stage(staged: StagedFiles) -> None:
+            stage_weights(self.model, self.tokenizer, staged, self.ranks)
+            self.trainer.stage_resume_state(staged)
 
         # Into the state before it is saved: a run that resumes from it adds to the time of the checkpoints before it.
         self.trainer.state.log_history.append({"step": step, STALL: self.stall_seconds})
         with keep_alive(self.progress):
             candidate = candidate_id(self.context.stage.run.attempt, step)
-            self.checkpoints.begin_save(step, tokens, write, candidate=candidate)
+            self.checkpoints.begin_save(step, tokens, stage, candidate=candidate)
         self.saved_step = step
         self.checkpoint_seconds = time.monotonic() - started
         self.stall_seconds += self.checkpoint_seconds
@@ -290,16 +293,10 @@ class PretrainRun:
     def _measure(self, step: int) -> None:
         """Measure both perplexities of the newest checkpoint, add them to its manifest and apply the stop rule."""
         started = time.monotonic()
-        try:
-            with unpacked_attention(self.trainer.model):
-                domain, general = self._perplexity("domain", step), self._perplexity("general", step)
-        except BaseException:
-            # The error ends the process; a save that is being completed must not be cut off.
-            self.checkpoints.wait_for_writer()
-            raise
-        with keep_alive(self.progress):
-            self.checkpoints.finish_save()
+        with unpacked_attention(self.trainer.model):
+            domain, general = self._perplexity("domain", step), self._perplexity("general", step)
         self.checkpoints.add_readings(domain, general)
+        self.checkpoints.settle_if_complete()
         seconds = time.monotonic() - started
         self.checkpoint_seconds += seconds
         self.stall_seconds += seconds
@@ -367,6 +364,8 @@ class PretrainRun:
         return kind(f"pretraining stopped {message}", facts=report.facts, report=report)
 
     def _report(self) -> PretrainReport:
+        # What is still being written counts: the report lists it, and the next stage reads it.
+        self.checkpoints.finish_save()
         points = self.curve.points
         steps = points[-1].step if points else 0
         facts = PretrainFacts(

@@ -18,8 +18,8 @@ from dapt_contract.inputs.json_files import read_json_object
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
-from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import HeldWeights, check_weights, sha256_of_file
+from dapt_trainer.context import StageContext
+from dapt_trainer.digests import HeldWeights, check_weights, sha256_of_file, size_of_reference
 from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.modeling.stored_models.stored_types import read_stored_types
@@ -45,11 +45,13 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     destination = open_destination(config.destination, work=context.work)
     context.progress.update(activity="checking the destination")
     destination.require_writable(config.run_digest)
-    staging = context.try_folder / "publish"
-    shutil.rmtree(staging, ignore_errors=True)
+    own = context.try_folder / "publish"
+    shutil.rmtree(own, ignore_errors=True)
+    # Beside the destination where that is a folder: then publishing is a rename.
+    staging = destination.staging(own)
     try:
         context.progress.update(activity="writing the weights", fraction=0.1)
-        with keep_alive(context.progress):
+        with context.keep_alive(size_of_reference(context.work, config.model)):
             held = HeldWeights(context.work, [config.model])
             check_weights(context.work, config.model, config.recorded, {})
             assemble(config, context.work, staging, context.progress.heartbeat)

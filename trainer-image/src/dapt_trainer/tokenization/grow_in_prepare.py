@@ -121,7 +121,7 @@ def grow(
         )
         for spool in corpus.spooled
     ]
-    facts = facts_of(new, corpus, len(grown.tokens), weights_digest(prepared / EXTENDED_MODEL))
+    facts = facts_of(new, corpus, len(grown.tokens), weights_digest(prepared / EXTENDED_MODEL, beat))
     return Grown(spooled, token_type, facts, warnings_of(facts, extension))
 
 

@@ -12,8 +12,8 @@ from transformers import AutoConfig, PreTrainedModel, TrainingArguments, set_see
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import PretrainConfig
-from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import HeldWeights, check_weights
+from dapt_trainer.context import StageContext
+from dapt_trainer.digests import HeldWeights, check_weights, size_of_reference
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Attention, choose_attention, use_attention
 from dapt_trainer.modeling.compose import load_model
@@ -113,19 +113,21 @@ def load_start(
         InfrastructureError: they were written to while they were read.
     """
     held = HeldWeights(context.work, [config.model])
-    # One rank for all: it reads every byte of the model.
-    with keep_alive(context.progress):
+    precision = config.distribution.precision
+    with context.keep_alive(size_of_reference(context.work, config.model)):
+        # One rank for all: it reads every byte of the model.
         ranks.from_first(
             lambda: check_weights(context.work, config.model, config.recorded, {}), TypeAdapter(None)
         )
     written = WrittenModels(context, ranks)
     start = written.plain(config.model)
-    precision = config.distribution.precision
-    model = load_to_train(
-        lambda device: load_model(context.work, start, precision=precision, device=device),
-        arguments,
-        device=ranks.device,
-    )
+    with context.keep_alive(size_of_reference(context.work, start)):
+        model = load_to_train(
+            lambda device: load_model(context.work, start, precision=precision, device=device),
+            arguments,
+            device=ranks.device,
+            folder=context.work / start.weights,
+        )
     held.require_unchanged()
     written.require_unchanged()
     return model

@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -29,7 +28,13 @@ from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
 from dapt_trainer.modeling.sharding import unwrapped
+from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
+from dapt_trainer.training.left_out_weights import (
+    leaving_out_weights,
+    restore_weights,
+    with_left_out_weights,
+)
 from dapt_trainer.training.regularization.penalty import Penalty
 from dapt_trainer.training.skipped_steps import skip_non_finite_steps
 
@@ -163,6 +168,8 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         # DeepSpeed prints how much memory is used before and after each part of its bf16 optimizer.
         with self._loading(), contextlib.redirect_stdout(io.StringIO()):
             prepared = super()._prepare_for_training(*args, **kwargs)
+            if self._resume_files is not None:
+                restore_weights(self.model_wrapped)
         # After the state is loaded, which is what breaks the optimizer, and before the first step.
         repair_optimizer(self.model_wrapped, self._weight_decays)
         skip_non_finite_steps(self.model_wrapped)
@@ -261,26 +268,23 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         self._hooks.on_step(reading)
         self._step_started = time.monotonic()
 
-    def write_resume_state(self, checkpoint: Path) -> None:
-        """Write everything that an exact resume needs below `checkpoint/resume`; all ranks call it.
+    def stage_resume_state(self, staged: StagedFiles) -> None:
+        """Stage everything that an exact resume needs below `resume/`; all ranks call it.
 
         That is optimizer and DeepSpeed state, schedule, random states of every rank, trainer state with the curve.
-
-        Raises:
-            OSError, RuntimeError: the disk is full.
+        Weights that a resume has anyway are left out.
         """
-        folder = checkpoint / RESUME_FOLDER
-        folder.mkdir(exist_ok=True)
-        with _libraries_quiet():
+        engine = self.model_wrapped
+        with _libraries_quiet(), staged.capturing(RESUME_FOLDER) as folder, leaving_out_weights(engine):
             self._save_optimizer_and_scheduler(str(folder))
             self._save_rng_state(str(folder))
-        if self._ranks.is_first:
-            for script in folder.glob("zero_to_*.py"):
-                script.unlink()  # DeepSpeed copies programs there; a checkpoint is data
-            self.state.save_to_json(str(folder / "trainer_state.json"))
+            if self._ranks.is_first:
+                for script in folder.glob("zero_to_*.py"):
+                    script.unlink()  # DeepSpeed copies programs there; a checkpoint is data
+                self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def resume_training(self, files: ResumeFiles | None) -> None:
-        """Train to the end, from the state that `write_resume_state` wrote or from the start.
+        """Train to the end, from the state that `stage_resume_state` staged or from the start.
 
         Args:
             files: of the checkpoint; its private folder is removed. None: from the start.
@@ -316,7 +320,9 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         if self._resume_files is None:
             yield
             return
-        with self._resume_files.loading():
+        with self._resume_files.loading(
+            mend=lambda content: with_left_out_weights(self.model_wrapped, content)
+        ):
             yield
 
 

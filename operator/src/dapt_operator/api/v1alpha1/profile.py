@@ -219,6 +219,10 @@ class AdaptationProfileSpec(Base):
     startup_timeout_seconds: Annotated[Integer, Field(ge=1, le=86_400)] = 900
     """Seconds from a pod's start to its first heartbeat with a step, before it counts as hung. Default 900:
     loading and compiling a large model takes minutes."""
+    volume_bytes_per_second: Annotated[Integer, Field(ge=1_000_000, le=10**12)] | None = None
+    """Bytes a second that one node reads from, or writes to, the work volume at least. How long a model may take to be
+    read, hashed or converted before it counts as hung, and the grace period of a stage that trains, follow from it and
+    from the model's size. Absent: 250,000,000, about a quarter of what a network of 10 Gbit/s carries."""
     pending_timeout_seconds: Annotated[Integer, Field(ge=1, le=31_536_000)] | None = None
     """Seconds that pods may wait for a node before the adaptation stalls with PendingTimeout. Absent: no limit,
     since autoscalers and queues may take long."""

@@ -121,6 +121,8 @@ def environment_of(
         values["HF_HOME"] = f"{contract.WORK_MOUNT}/{HUB_CACHE}"
     if resources.accelerators_per_node and profile.accelerator.peak_tflops is not None:
         values[contract.PEAK_TFLOPS] = f"{profile.accelerator.peak_tflops:g}"
+    if profile.volume_bytes_per_second is not None:
+        values[contract.VOLUME_BYTES_PER_SECOND] = str(profile.volume_bytes_per_second)
     if uses_model_cache(run, profile):
         values[contract.MODEL_CACHE] = contract.MODEL_CACHE_MOUNT
     if run.needs_signing_key:

@@ -6,14 +6,15 @@ from typing import Final
 
 from dapt_contract.base import Contract
 from dapt_contract.inputs.model_size import checkpoint_size
+from dapt_contract.pod.environment import DEFAULT_VOLUME_BYTES_PER_SECOND
 from dapt_contract.stages.common import TrainingConfig
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.plan.sizing.compute import accelerator_rate, training_flops
 from dapt_operator.stage_run import RunResources
 
-WRITE_BYTES_PER_SECOND: Final = 250e6
-"""That one node writes to the work volume: an assumption, about a quarter of what a network of 10 Gbit/s carries."""
+WRITE_BYTES_PER_SECOND: Final = DEFAULT_VOLUME_BYTES_PER_SECOND
+"""That one node writes to the work volume, where the profile does not say."""
 
 
 def stop_seconds(
@@ -38,7 +39,8 @@ def stop_seconds(
     if not isinstance(config, TrainingConfig) or model is None:
         return None
     size = checkpoint_size(model, config.lora, config.distribution.precision)
-    save = (size.weights_bytes + size.optimizer_bytes) / (resources.nodes * WRITE_BYTES_PER_SECOND)
+    bandwidth = profile.volume_bytes_per_second or WRITE_BYTES_PER_SECOND
+    save = (size.weights_bytes + size.optimizer_bytes) / (resources.nodes * bandwidth)
     step = step_seconds or _estimated_step_seconds(config, resources, model, profile)
     return save + step
 

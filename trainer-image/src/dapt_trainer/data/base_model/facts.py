@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,13 +86,16 @@ def read_tokenizer(folder: Path, source: str) -> TokenizerDescription:
     )
 
 
-def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> ModelFacts:
+def read_model_facts(
+    folder: Path, source: str, *, has_chat_template: bool, beat: Callable[[], None] = lambda: None
+) -> ModelFacts:
     """Read the facts of an imported model from its configuration and the headers of its weights.
 
     Args:
         folder: that the model was imported to.
         source: URI with its immutable revision, where the source has revisions.
         has_chat_template: whether the tokenizer has one.
+        beat: called while the weights are hashed.
 
     Raises:
         InputError: remote code, not a causal language model, a damaged file.
@@ -113,7 +116,7 @@ def read_model_facts(folder: Path, source: str, *, has_chat_template: bool) -> M
     shapes, size = _read_weights_headers(folder, source)
     linear = _linear_layers(shapes, numbers["vocabulary_size"])
     heads = numbers["attention_heads"]
-    digest = f"sha256:{weights_digest(folder)}"
+    digest = f"sha256:{weights_digest(folder, beat)}"
     pinned = source.partition("@")[2].partition("/")[0] if source.startswith("hf://") else ""
     return ModelFacts(
         architecture=architecture,

@@ -28,6 +28,7 @@ from dapt_trainer.data.reading.sources import check_files, filesystem_of, unreac
 from dapt_trainer.data.reading.unpacked import LARGEST_POINTER_BYTES, pointer_owner
 from dapt_trainer.data.run_module import OFFLINE, Limits, run_module
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
+from dapt_trainer.limited_time import while_beating
 from dapt_trainer.modeling.stored_models.code_settings import code_problems
 from dapt_trainer.modeling.stored_models.weight_files import leading_out
 
@@ -41,6 +42,7 @@ _TOKENIZER_FILES = (
 )
 """Files that tokenizer.json can be made of."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_COPY_BLOCK_BYTES = 16 * 2**20
 _ACCEPTED = "accepted are a folder with config.json and *.safetensors, and one .gguf file"
 
 Beat = Callable[[], None]
@@ -53,7 +55,7 @@ def import_model(source: str, folder: Path, scratch: Path, beat: Beat = lambda: 
         source: as the user wrote it.
         folder: does not exist yet.
         scratch: for downloads.
-        beat: called during a conversion.
+        beat: called during downloads, copies and conversions.
 
     Returns:
         The source with its immutable revision.
@@ -63,9 +65,9 @@ def import_model(source: str, folder: Path, scratch: Path, beat: Beat = lambda: 
     """
     # 1. Bring the files to this machine.
     if source.startswith("hf://"):
-        origin, resolved = _download_from_hub(source, scratch)
+        origin, resolved = while_beating(lambda: _download_from_hub(source, scratch), beat)
     else:
-        origin, resolved = _fetch(source, scratch), source
+        origin, resolved = while_beating(lambda: _fetch(source, scratch), beat), source
     # 2. Convert them, or take those that the other stages need.
     folder.mkdir(parents=True)
     gguf = _gguf_file(origin, source)
@@ -80,7 +82,7 @@ def import_model(source: str, folder: Path, scratch: Path, beat: Beat = lambda: 
     _check_folder(origin, source)
     for name in files_to_take(origin, source):
         (folder / name).parent.mkdir(exist_ok=True)
-        _link_or_copy(origin / name, folder / name)
+        _link_or_copy(origin / name, folder / name, beat)
     if not (folder / "tokenizer.json").is_file():
         _convert_tokenizer(folder, scratch, source, beat)
     return resolved
@@ -228,7 +230,7 @@ def _is_taken(name: str) -> bool:
     return name.endswith((".safetensors", ".gguf")) or is_small_file(name)
 
 
-def _link_or_copy(origin: Path, target: Path) -> None:
+def _link_or_copy(origin: Path, target: Path, beat: Beat) -> None:
     """Link weights where the volume allows it, and copy everything else."""
     origin = origin.resolve()  # a model cache holds symbolic links to its blobs
     if origin.suffix == ".safetensors":
@@ -238,7 +240,10 @@ def _link_or_copy(origin: Path, target: Path) -> None:
             return
         except OSError:
             pass
-    shutil.copyfile(origin, target)
+    with origin.open("rb") as read, target.open("wb") as written:
+        while block := read.read(_COPY_BLOCK_BYTES):
+            written.write(block)
+            beat()
 
 
 def _alone(gguf: Path, scratch: Path) -> Path:

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
-from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.recorded_data import read_recorded_data
-from dapt_trainer.digests import weights_digest
+from dapt_trainer.digests import size_of_folder, weights_digest
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.modeling.attention import Batch, choose_attention, use_attention
@@ -55,7 +55,8 @@ def measured_fisher(
     )
     names = group_names(context.work, config, regularization)
     context.progress.update(activity="looking for a measured Fisher information")
-    with keep_alive(context.progress):
+    base_bytes = size_of_folder(context.work / config.model.origin)
+    with context.keep_alive(base_bytes):
         # One rank for all: the digest reads every byte of the base model.
         key = ranks.from_first(
             lambda: _key(config, regularization, context, rows, names), TypeAdapter(FisherKey)
@@ -66,7 +67,7 @@ def measured_fisher(
     if not is_stored:
         _estimate(config, context, ranks, rows, names, key)
     if fisher is None:
-        with keep_alive(context.progress):
+        with context.keep_alive(base_bytes):
             fisher = find_fisher(context.work, key, context.signing_key)
     if fisher is None:
         raise InputError(
@@ -121,12 +122,14 @@ def _estimate(
 ) -> None:
     """Estimate and store it: each rank takes one sequence a round, and keeps and writes the sums of its own weights."""
     context.progress.update(activity=f"{_ACTIVITY}: loading the base model")
-    model = load_model(
-        context.work,
-        ModelReference(weights=config.model.origin),
-        precision=config.distribution.precision,
-        device=str(ranks.device),
-    )
+    base_bytes = size_of_folder(context.work / config.model.origin)
+    with context.keep_alive(base_bytes):
+        model = load_model(
+            context.work,
+            ModelReference(weights=config.model.origin),
+            precision=config.distribution.precision,
+            device=str(ranks.device),
+        )
     attention = choose_attention(
         model,
         ranks.device,
@@ -176,7 +179,7 @@ def _estimate(
     num_weights = sum(weight.numel() for name, weight in model.named_parameters() if name in owners)
     # Freed before the training loads its own: two copies of the model might not fit.
     del model
-    with keep_alive(context.progress):
+    with context.keep_alive(base_bytes):
         (total,) = ranks.sum(float(sum(tensor.sum(dtype=torch.float64) for tensor in sums.values())))
         mean = total / num_weights
         if not mean > 0.0:

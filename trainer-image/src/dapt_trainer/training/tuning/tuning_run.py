@@ -5,7 +5,7 @@ A stage subclasses `TuningRun` with how it makes its trainer; everything else of
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,20 +15,21 @@ from typing import ClassVar
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from dapt_contract.checkpoint import candidate_id
-from dapt_contract.sentences import shortened
+from dapt_contract.checkpoint import FileEntry, candidate_id
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_contract.stages.pretrain import CurvePoint
 from dapt_trainer.checkpoints.inventory import StoredCheckpoint
 from dapt_trainer.checkpoints.run_checkpoints import LogEntry, RunCheckpoints
+from dapt_trainer.checkpoints.save import begin, complete, failing_cleanly, write_all
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import weights_digest
+from dapt_trainer.digests import digest_of_weights, is_loaded
 from dapt_trainer.distributed import Ranks
-from dapt_trainer.errors import DivergedError, InfrastructureError, StopRequested
+from dapt_trainer.errors import DivergedError, StopRequested
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.modeling.save_weights import save_weights
+from dapt_trainer.modeling.save_weights import stage_weights
+from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.loss_curve import CURVE_FILE, LossCurve
 from dapt_trainer.training.step_trainer import StepHooks, StepReading, StepTrainer
@@ -95,6 +96,8 @@ class TuningRun(ABC):
         self._seconds = self._curve.seconds_before
         self._saved_at = time.monotonic()
         self._trainer: StepTrainer
+        self._loading = contextlib.ExitStack()
+        """Sends heartbeats until the state to resume from is loaded."""
 
     @abstractmethod
     def make_trainer(self) -> StepTrainer:
@@ -111,16 +114,24 @@ class TuningRun(ABC):
         """
         self.context.progress.update(activity="loading the model")
         self._trainer = self.make_trainer()
-        self._trainer.resume_training(
-            self._checkpoints.files_to_resume() if self._checkpoints is not None else None
-        )
-        reference = self._save_result(self._trainer.model)
-        newest = reference.tuned[-1] if reference.tuned else reference.weights
-        digest = weights_digest(self.context.work / newest)
+        with self._loading:
+            # Until `on_ready`: the state is read before that, which may take longer than a rank may be silent.
+            resumed_bytes = self._checkpoints.resumed_bytes if self._checkpoints is not None else 0
+            self._loading.enter_context(self.context.keep_alive(resumed_bytes))
+            self._train()
+        reference, digest = self._save_result(self._trainer.model)
         # Only now: until the result is complete, its checkpoints are the only way to repeat a lost run.
         if self._checkpoints is not None:
+            self._checkpoints.finish_save()
             self._checkpoints.remove()
         return TunedModel(reference, digest, tuple(self._curve.points))
+
+    def _train(self) -> None:
+        if self._checkpoints is None:
+            self._trainer.resume_training(None)
+            return
+        with self._checkpoints.completing_at_errors():
+            self._trainer.resume_training(self._checkpoints.files_to_resume())
 
     def _open(self) -> list[LogEntry]:
         """Find the newest checkpoint and return the trainer's log up to it."""
@@ -157,6 +168,7 @@ class TuningRun(ABC):
             stop_requested=self.context.progress.stop_requested,
             out_of_time=self._is_save_due,
             heartbeat=self.context.progress.heartbeat,
+            on_ready=self._loading.close,
         )
 
     def _is_save_due(self) -> bool:
@@ -184,9 +196,13 @@ class TuningRun(ABC):
             )
         if reading.step == steps:
             return
-        if self._checkpoints is not None and (reading.stop_requested or reading.out_of_time):
-            self._save(self._checkpoints, reading)
+        if self._checkpoints is not None:
+            self._checkpoints.settle_if_complete()
+            if reading.stop_requested or reading.out_of_time:
+                self._save(self._checkpoints, reading)
         if reading.stop_requested:
+            if self._checkpoints is not None:
+                self._checkpoints.finish_save()
             saved = (
                 "its checkpoint is complete" if self._checkpoints else "nothing was saved, for want of a key"
             )
@@ -196,39 +212,44 @@ class TuningRun(ABC):
         self.context.progress.update(activity=f"saving checkpoint {reading.step}")
         name = candidate_id(self.context.stage.run.attempt, reading.step)
         with keep_alive(self.context.progress):
-            # The resume state has the weights too: a tuning's checkpoint is no candidate, so nothing else is written.
-            checkpoints.save(reading.step, reading.tokens, self._trainer.write_resume_state, candidate=name)
+            checkpoints.finish_save()
             checkpoints.remove(keep_newest=True)
+            # A tuning's checkpoint is no candidate: it is resumed from and nothing else.
+            checkpoints.begin_save(
+                reading.step, reading.tokens, self._trainer.stage_resume_state, candidate=name
+            )
         self._saved_at = time.monotonic()
 
-    def _save_result(self, model: PreTrainedModel | PeftModel) -> ModelReference:
-        """Write adapter or weights below the run's folder and return how to find the tuned model."""
+    def _save_result(self, model: PreTrainedModel | PeftModel) -> tuple[ModelReference, str]:
+        """Write adapter or weights below the run's folder; return how to find the tuned model, and their digest."""
         folder = self.context.try_folder / RESULT
         self.context.progress.update(activity="saving the tuned model")
         with keep_alive(self.context.progress):
-            self._write_result(model, folder)
-            self.ranks.barrier()
+            files = self._write_result(model, folder)
+        digest = digest_of_weights({file.path: file.sha256 for file in files if is_loaded(file.path)})
         name = folder.relative_to(self.context.work).as_posix()
         if self._config.lora is None:
-            return ModelReference(weights=name, origin=self._config.model.origin)
+            return ModelReference(weights=name, origin=self._config.model.origin), digest
         # The adapter was trained on the whole recipe that the model started from, so it is merged last.
-        return self._config.model.with_tuned(name)
+        return self._config.model.with_tuned(name), digest
 
-    def _write_result(self, model: PreTrainedModel | PeftModel, folder: Path) -> None:
-        is_writer = self.ranks.is_first
-        partial = folder.with_name(f"{folder.name}.partial")
-        try:
-            if is_writer:
-                shutil.rmtree(partial, ignore_errors=True)
-                shutil.rmtree(folder, ignore_errors=True)
-            save_weights(model, self.tokenizer, partial, is_writer=is_writer)
-            if is_writer:
-                self.tokenizer.save_pretrained(partial)  # with the chat template, in an adapter's folder too
-                partial.rename(folder)
-        except Exception as error:  # torch and safetensors raise their own kinds for a full disk
-            if is_writer:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise InfrastructureError(
-                f"the tuned model could not be saved below {self.context.try_folder}: "
-                f"{shortened(' '.join(str(error).split()), 200)}; enlarge the volume, and the next run tunes it again"
-            ) from error
+    def _write_result(self, model: PreTrainedModel | PeftModel, folder: Path) -> tuple[FileEntry, ...]:
+        """Write the result by all ranks, and return its files."""
+        staged = StagedFiles(self.context.scratch / f"staged-{self.ranks.rank}")
+        last_complete = "its checkpoints are kept"
+        with failing_cleanly(folder, last_complete):
+            if self.ranks.is_first:
+                begin(folder)
+            stage_weights(model, self.tokenizer, staged, self.ranks)
+            if self.ranks.is_first:
+                with staged.capturing() as texts:
+                    self.tokenizer.save_pretrained(
+                        texts
+                    )  # with the chat template, in an adapter's folder too
+        self.ranks.barrier()  # no rank may write before the folder exists
+        files = write_all(staged, folder, self.ranks, last_complete=last_complete)
+        with failing_cleanly(folder, last_complete):
+            if self.ranks.is_first:
+                complete(folder)
+        self.ranks.barrier()
+        return files

@@ -1,0 +1,66 @@
+"""Leaves out of a resume state the weights that a resume has anyway, and restores them.
+
+Frozen weights are loaded with the model. Of trained ones DeepSpeed's optimizers keep fp32 masters in their own state,
+from which each step computes the weights; a resume does the same. Only stage 0 in fp32 has no masters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from dapt_trainer.modeling.sharding import is_sharded
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+_STATE = "module"
+"""Key of the module's weights in DeepSpeed's state."""
+
+
+@contextlib.contextmanager
+def leaving_out_weights(engine: DeepSpeedEngine) -> Iterator[None]:
+    """Make DeepSpeed save no weights within the block that a resume has anyway."""
+    whole, left_out = engine.module_state_dict, _restorable(engine)
+
+    def module_state_dict(**options: object) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in whole(**options).items() if name not in left_out}
+
+    engine.module_state_dict = module_state_dict
+    try:
+        yield
+    finally:
+        del engine.module_state_dict
+
+
+def _restorable(engine: DeepSpeedEngine) -> set[str]:
+    """Return the names of the weights that a resume has without the module's state."""
+    if is_sharded(engine.module):
+        return set()  # the module's state has empty tensors
+    has_masters = hasattr(engine.optimizer, "update_lp_params")
+    # By identity, because a tied head is one parameter of two names.
+    restorable = {
+        id(parameter)
+        for parameter in engine.module.parameters()
+        if has_masters or not parameter.requires_grad
+    }
+    return {
+        name for name, tensor in engine.module.state_dict(keep_vars=True).items() if id(tensor) in restorable
+    }
+
+
+def with_left_out_weights(engine: DeepSpeedEngine, content: object) -> object:
+    """Return a loaded state whose module has all names, those that were left out with the values that they have now."""
+    if not isinstance(content, dict) or not isinstance(content.get(_STATE), dict):
+        return content
+    return content | {_STATE: engine.module.state_dict() | content[_STATE]}
+
+
+def restore_weights(engine: DeepSpeedEngine) -> None:
+    """Compute the trained weights from the optimizer's masters, rounded as in a step; call it after loading."""
+    update = getattr(engine.optimizer, "update_lp_params", None)
+    if update is not None:
+        update()
