@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 from dapt_contract.layout import try_folder
+from dapt_contract.pod.preflight import PreflightBounds, PreflightReading
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
 
-ReadingValue = float | int | str | tuple[CheckpointFacts, ...] | None
+ReadingValue = float | int | str | tuple[CheckpointFacts, ...] | PreflightReading | None
 """Types that a field of a live reading may have."""
 
 
@@ -35,6 +36,16 @@ class ProgressBoard(Protocol):
 
 
 @dataclass(frozen=True)
+class PreflightSettings:
+    """Holds what a preflight must know of the pod."""
+
+    bounds: PreflightBounds
+    ranks_per_node: int
+    node_name: str
+    """Name of this node, for messages."""
+
+
+@dataclass(frozen=True)
 class StageContext:
     """Holds where a run may read and write, and which of its ranks this process is."""
 
@@ -49,6 +60,8 @@ class StageContext:
     world_size: int = 1
     signing_key: bytes = b""
     """Key that signs checkpoint manifests; empty only for stages that write none."""
+    preflight: PreflightSettings | None = None
+    """None: the stage starts without a preflight."""
 
     @property
     def try_folder(self) -> Path:

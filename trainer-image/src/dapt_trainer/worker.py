@@ -25,7 +25,7 @@ from dapt_contract.base import Contract
 from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import write_report
-from dapt_trainer.context import StageContext
+from dapt_trainer.context import PreflightSettings, StageContext
 from dapt_trainer.errors import InputError, StageEnded, StopRequested
 from dapt_trainer.linux import PARENT_PID, die_with_parent
 from dapt_trainer.pod.disk_reserve import Reserve
@@ -120,6 +120,9 @@ def _run(
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         signing_key=settings.read_signing_key(),
+        preflight=PreflightSettings(settings.preflight, settings.processes_per_node, settings.node_name)
+        if settings.preflight.enabled
+        else None,
     )
     context.try_folder.mkdir(parents=True, exist_ok=True)
     try:

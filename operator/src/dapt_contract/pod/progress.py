@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from dapt_contract.base import Contract, Count, DigestText, ShortText
+from dapt_contract.pod.preflight import PreflightReading
 from dapt_contract.stages.common import MAX_CHECKPOINTS
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_contract.untrusted.printable import printable
@@ -37,3 +38,5 @@ class Progress(Contract):
     """Checkpoints that are complete and measured so far: their evaluations may start in parallel with the training."""
     eta_seconds: float | None = None
     """Time left in this stage, as the stage estimates it."""
+    preflight: PreflightReading | None = None
+    """What the ranks measured before they loaded the model; None before that, and in stages without a preflight."""

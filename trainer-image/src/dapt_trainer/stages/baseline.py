@@ -12,6 +12,7 @@ from dapt_trainer.evaluation.base_sanity import check_base
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
 from dapt_trainer.evaluation.items import items_digest, write_items
 from dapt_trainer.evaluation.measure import Bench
+from dapt_trainer.preflight.check import run_preflight
 
 ITEMS = "items.jsonl"
 
@@ -25,6 +26,7 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
+    run_preflight(context, ranks, is_training=False)
     require_recorded_data(context.work, config.prepared_digest)
     bench = Bench(config.evaluation, context, ranks)
     held = HeldWeights(context.work, [config.model])

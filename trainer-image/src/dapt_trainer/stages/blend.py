@@ -23,6 +23,7 @@ from dapt_trainer.evaluation.stage_progress import Parts
 from dapt_trainer.modeling.compose import SharedMeans, mean_key
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.pod.log_lines import write_line
+from dapt_trainer.preflight.check import run_preflight
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
 _KEPT: Final = "measured.json"
@@ -45,6 +46,7 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         StopRequested: SIGTERM; the next run measures what is missing.
     """
     ranks = evaluation_ranks(context)
+    run_preflight(context, ranks, is_training=False)
     require_recorded_data(context.work, config.prepared_digest)
     # As in all evaluations of an adaptation, so that perplexities can be compared.
     models = SharedMeans(

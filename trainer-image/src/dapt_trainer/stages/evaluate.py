@@ -14,6 +14,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
+from dapt_trainer.preflight.check import run_preflight
 from dapt_trainer.stages.baseline import ITEMS
 
 
@@ -26,6 +27,7 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
+    run_preflight(context, ranks, is_training=False)
     require_recorded_data(context.work, config.prepared_digest)
     bench = Bench(config.evaluation, context, ranks)
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)

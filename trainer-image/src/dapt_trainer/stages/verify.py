@@ -23,6 +23,7 @@ from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.samples import answers, sample_prompts
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.preflight.check import run_preflight
 from dapt_trainer.stages.publish import tokenizer_folder
 from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
 
@@ -42,6 +43,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             f"verify: no model named {_FINAL!r} among {', '.join(m.name for m in config.models) or 'none'}"
         )
     ranks = evaluation_ranks(context)
+    run_preflight(context, ranks, is_training=False)
     require_recorded_data(context.work, config.prepared_digest)
     held = HeldWeights(context.work, [named.model for named in config.models])
     folder_digests: dict[str, str] = {}
