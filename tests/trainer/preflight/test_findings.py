@@ -85,7 +85,7 @@ def test_slow_link_between_two_nodes_names_both_ends() -> None:
     slow = findings(received_bytes_per_second={3: 0.8 * GIB})
     assert judged(slow, min_point_to_point_gib_per_second=10).failures == (
         "preflight: the slowest link, rank 1 on node 0 (gpu-0) to rank 3 on node 1 (gpu-1), carries 0.8 GiB/s; "
-        "preflight.minPointToPointGibPerSecond of the profile accepts 10 GiB/s or more: look at the cable and the "
+        "preflight.minPointToPointGiBPerSecond of the profile accepts 10 GiB/s or more: look at the cable and the "
         "network cards of these two nodes, or cordon one of them",
     )
 
@@ -121,14 +121,14 @@ def test_every_value_below_its_bound_is_reported_at_once() -> None:
         min_read_mib_per_second=50,
         max_clock_difference_seconds=1,
     ).failures == (
-        "preflight: the all-reduce over 4 ranks has a bus bandwidth of 2 GiB/s; preflight.minAllReduceGibPerSecond of "
+        "preflight: the all-reduce over 4 ranks has a bus bandwidth of 2 GiB/s; preflight.minAllReduceGiBPerSecond of "
         "the profile accepts 80 GiB/s or more: look at NVLink and the network of the nodes; its slowest link is "
         "rank 2 on node 1 (gpu-1) to rank 0 on node 0 (gpu-0)",
-        "preflight: node 0 (gpu-0) reads from the work volume with 4 MiB/s; preflight.minReadMibPerSecond of the "
+        "preflight: node 0 (gpu-0) reads from the work volume with 4 MiB/s; preflight.minReadMiBPerSecond of the "
         "profile accepts 50 MiB/s or more: look at the storage and at this node's way to it, or lower the bound",
-        "preflight: node 1 (gpu-1) writes to the work volume with 3 MiB/s; preflight.minWriteMibPerSecond of the "
+        "preflight: node 1 (gpu-1) writes to the work volume with 3 MiB/s; preflight.minWriteMiBPerSecond of the "
         "profile accepts 50 MiB/s or more: look at the storage and at this node's way to it, or lower the bound",
-        "preflight: node 1 (gpu-1) has a /dev/shm of 64 MiB; preflight.minSharedMemoryMib of the profile accepts "
+        "preflight: node 1 (gpu-1) has a /dev/shm of 64 MiB; preflight.minSharedMemoryMiB of the profile accepts "
         "1024 MiB or more: mount an emptyDir of medium Memory at /dev/shm, or raise the pod's memory",
         "preflight: the clock of node 1 (gpu-1) is 7.5 s behind that of node 0 (gpu-0); "
         "preflight.maxClockDifferenceSeconds of the profile accepts 1 s at most: repair the time service of that node",

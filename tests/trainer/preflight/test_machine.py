@@ -47,9 +47,9 @@ def test_usable_rdma_devices_give_no_reason(devices: Path) -> None:
         (
             {"NCCL_IB_DISABLE": "1"},
             LIBC,
-            "NCCL_IB_DISABLE is 1: remove it from the profile's pod template",
+            "NCCL_IB_DISABLE is 1: remove it from the pod template",
         ),
-        ({"NCCL_NET": "Socket"}, LIBC, "NCCL_NET is Socket: remove it from the profile's pod template"),
+        ({"NCCL_NET": "Socket"}, LIBC, "NCCL_NET is Socket: remove it from the pod template"),
     ],
 )
 def test_reason_for_sockets_says_what_to_change(
@@ -62,7 +62,7 @@ def test_pod_without_device_files_is_told_to_request_them(devices: Path) -> None
     (devices / "dev" / "uverbs0").unlink()
     assert reason(devices) == (
         "it has RDMA devices (mlx5_0, mlx5_1), and the pod was given none: request the device plugin's resource in the"
-        " profile's pod template"
+        " pod template"
     )
 
 

@@ -104,20 +104,24 @@ def judge(
     shared = [finding.shared_memory_bytes for finding in findings]
     reading = PreflightReading(
         seconds=round(seconds, 3),
-        all_reduce_bytes_per_second=all_reduce_bytes_per_second,
-        point_to_point_bytes_per_second=slowest.received_bytes_per_second if slowest else None,
+        all_reduce_bytes_per_second=_whole(all_reduce_bytes_per_second),
+        point_to_point_bytes_per_second=_whole(slowest.received_bytes_per_second) if slowest else None,
         slowest_link=shortened(_link_text(slowest, findings), MAX_PREFLIGHT_CHARACTERS) if slowest else "",
         shared_memory_bytes=None if None in shared else min(size for size in shared if size is not None),
         write_bytes_per_second=_least([finding.write_bytes_per_second for finding in findings]),
         read_bytes_per_second=_least([finding.read_bytes_per_second for finding in findings]),
-        clock_difference_seconds=_clock_difference(findings) if len(nodes) > 1 else None,
+        clock_difference_seconds=round(_clock_difference(findings), 4) if len(nodes) > 1 else None,
         warnings=_warnings(findings, bounds, uses_gpus=uses_gpus),
     )
     return Judgement(reading, tuple(failure for failure in failures if failure is not None))
 
 
+def _whole(value: float | None) -> float | None:
+    return None if value is None else float(round(value))
+
+
 def _least(values: Sequence[float | None]) -> float | None:
-    return min((value for value in values if value is not None), default=None)
+    return _whole(min((value for value in values if value is not None), default=None))
 
 
 def _slowest_link(findings: Sequence[RankFindings]) -> RankFindings | None:
@@ -137,7 +141,7 @@ def _judge_links(findings: Sequence[RankFindings], bounds: PreflightBounds) -> s
         return None
     suspect = _suspected_node(findings)
     bound = _Bound(
-        "minPointToPointGibPerSecond",
+        "minPointToPointGiBPerSecond",
         bounds.min_point_to_point_gib_per_second,
         "GiB/s",
         _GIB,
@@ -176,7 +180,7 @@ def _judge_all_reduce(
     slowest = _slowest_link(findings)
     link = f"; its slowest link is {_link_text(slowest, findings)}" if slowest else ""
     bound = _Bound(
-        "minAllReduceGibPerSecond",
+        "minAllReduceGiBPerSecond",
         bounds.min_all_reduce_gib_per_second,
         "GiB/s",
         _GIB,
@@ -189,15 +193,15 @@ def _judge_all_reduce(
 
 def _judge_nodes(findings: Sequence[RankFindings], bounds: PreflightBounds) -> list[str | None]:
     write = _Bound(
-        "minWriteMibPerSecond",
+        "minWriteMiBPerSecond",
         bounds.min_write_mib_per_second,
         "MiB/s",
         _MIB,
         "look at the storage and at this node's way to it, or lower the bound",
     )
-    read = _Bound("minReadMibPerSecond", bounds.min_read_mib_per_second, "MiB/s", _MIB, write.advice)
+    read = _Bound("minReadMiBPerSecond", bounds.min_read_mib_per_second, "MiB/s", _MIB, write.advice)
     shared = _Bound(
-        "minSharedMemoryMib",
+        "minSharedMemoryMiB",
         bounds.min_shared_memory_mib,
         "MiB",
         _MIB,

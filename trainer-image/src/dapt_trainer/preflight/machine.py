@@ -15,7 +15,7 @@ RDMA_FILES = Path("/dev/infiniband")
 VERBS_LIBRARY = "libibverbs.so.1"
 """What NCCL opens when it starts; without it, it uses TCP and says so at its log level INFO alone."""
 
-_REMOVE = "remove it from the profile's pod template"
+_REMOVE = "remove it from the pod template"
 
 
 def shared_memory_bytes(folder: Path = SHARED_MEMORY) -> int | None:
@@ -57,5 +57,7 @@ def reason_for_sockets(
     except OSError:
         return f"{found}, and the image has no {library}: use dapt's image, or install rdma-core in yours"
     if not any(files.glob("uverbs*")):
-        return f"{found}, and the pod was given none: request the device plugin's resource in the profile's pod template"
+        return (
+            f"{found}, and the pod was given none: request the device plugin's resource in the pod template"
+        )
     return ""
