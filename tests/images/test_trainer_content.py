@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "trainer-image" / "Dockerfile").read_text()
 INSTALLING = " ".join((ROOT / "docs" / "installing.md").read_text().split())
 GB = 10**9
-LINUX = {**default_environment(), "sys_platform": "linux", "platform_machine": "x86_64"}
+LINUX = {name: str(value) for name, value in default_environment().items()} | {
+    "sys_platform": "linux",
+    "platform_machine": "x86_64",
+}
 DRIVERS = {"12": "525", "13": "580"}
 """Major version of CUDA -> the first driver for Linux that runs every minor version of it."""
 

@@ -36,7 +36,7 @@ def judged(
 ) -> Judgement:
     return judge(
         found,
-        PreflightBounds(**bounds),  # type: ignore[arg-type]
+        PreflightBounds(**bounds),
         all_reduce_bytes_per_second=all_reduce,
         seconds=4.25,
         uses_gpus=gpus,
