@@ -14,7 +14,7 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults fault-results lock crds notices clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults fault-results lock lock-cuda crds notices clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -97,9 +97,17 @@ lock: ## Write requirements/ from the ranges in pyproject.toml (UPGRADE=1 takes 
 	$(COMPILE) pyproject.toml --extra operator --extra trainer --extra dev --output-file requirements/development.txt
 	$(COMPILE) pyproject.toml --extra operator --constraint requirements/development.txt --output-file requirements/operator.txt
 	$(COMPILE) pyproject.toml --extra trainer --constraint requirements/development.txt --output-file requirements/trainer.txt
+	$(COMPILE) pyproject.toml --extra gpu --no-deps --constraint requirements/development.txt --output-file requirements/gpu.txt
 	$(COMPILE) requirements/build.in --constraint requirements/development.txt --output-file requirements/build.txt
 	$(COMPILE) requirements/demo.in --no-deps --output-file requirements/demo.txt
 	$(COMPILE) requirements/older-transformers.in --no-deps --output-file requirements/older-transformers.txt
+
+# uv knows the indexes of torch's flavours. What is no part of CUDA keeps the versions of trainer.txt.
+lock-cuda: ## Write the trainer's lock for another flavour of CUDA: make lock-cuda FLAVOUR=cu126
+	test -x $(UV) || { $(PYTHON) -m venv build/lock && build/lock/bin/pip install --quiet --disable-pip-version-check 'uv==0.13.9'; }
+	test -n "$(FLAVOUR)" || { echo "set FLAVOUR, for example cu126"; exit 1; }
+	grep -ivE '^(torch|triton|nvidia-|cuda-)' requirements/trainer.txt | grep -E '^[a-z0-9].*==' | sed 's/ *\\$$//' > build/lock/constraints.txt
+	$(UV) pip compile --quiet --torch-backend $(FLAVOUR) --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes --no-emit-find-links --no-emit-index-url --custom-compile-command 'make lock-cuda' pyproject.toml --extra trainer --constraint build/lock/constraints.txt --output-file requirements/trainer-$(FLAVOUR).txt
 
 crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/ from the API models
 	$(BIN)/dapt crd --out crds

@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from bench import gpu_switches
+from bench.gpu_public import run_public
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 
@@ -49,7 +52,7 @@ class Case:
     method: str
     """`full` or `lora`."""
     loop: str
-    """`stage`, or `bare`: a loop by hand."""
+    """`stage`; `bare`: a loop by hand; `public`: transformers' Trainer as its users set it up."""
     liger: bool | None = None
     """None: as the stage chooses."""
     compile: bool = False
@@ -57,19 +60,30 @@ class Case:
     """Whether documents of a row are kept apart."""
     packed: bool = True
     """One document a row otherwise, padded."""
+    off: str = ""
+    """Switch of the stage that is turned off, of `gpu_switches.SWITCHES`."""
 
 
 CASES = {
     "full_stage": Case("full", "stage"),
     "full_bare": Case("full", "bare"),
+    "lora_stage": Case("lora", "stage"),
+    "lora_bare": Case("lora", "bare"),
+    "full_public": Case("full", "public", boundaries=False),
+    "full_no_compile": Case("full", "stage", off="compile"),
+    "full_no_fused_loss": Case("full", "stage", off="fused_loss"),
+    "full_no_varlen": Case("full", "stage", off="varlen"),
+    "full_no_fp32_accumulation": Case("full", "stage", off="fp32_accumulation"),
+    "lora_public": Case("lora", "public", boundaries=False),
     "full_plain": Case("full", "bare", liger=False),
     "full_liger": Case("full", "bare", liger=True),
     "full_compile": Case("full", "bare", liger=False, compile=True),
     "full_one_text": Case("full", "bare", boundaries=False),
     "full_unpacked": Case("full", "bare", packed=False),
-    "lora_stage": Case("lora", "stage"),
-    "lora_bare": Case("lora", "bare"),
 }
+"""In the order of their importance: those that no time is left for are the last ones."""
+OPTIONAL = ("full_plain", "full_liger", "full_compile", "full_one_text", "full_unpacked")
+"""What the loop by hand gains by each; the stage's own figures need none of them."""
 
 
 def make_work(work: Path, shape: Shape, rows: int) -> None:
@@ -362,7 +376,10 @@ def run(name: str, work: Path, options: dict[str, Any]) -> dict[str, Any]:
         case, shape, steps=options["steps"], micro=options["micro"], accumulation=options["accumulation"],
         checkpointing=options["checkpointing"],
     )  # fmt: skip
-    return run_stage(work, config) if case.loop == "stage" else run_bare(work, config, case)
+    if case.loop == "stage":
+        with gpu_switches.turned_off(case.off):
+            return run_stage(work, config)
+    return run_public(work, config) if case.loop == "public" else run_bare(work, config, case)
 
 
 def main() -> int:

@@ -18,7 +18,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "third-party.md"
-IMAGES = {"dapt-operator": "operator", "dapt-trainer": "trainer"}
+IMAGES = {"dapt-operator": ("operator",), "dapt-trainer": ("trainer", "gpu")}
+NOT_INSTALLED = {"liger-kernel": "BSD-2-Clause"}
+"""Licences of packages that are in an image and not in .venv, since they need a GPU: from their own metadata."""
 LINUX = {
     **default_environment(),
     "sys_platform": "linux",
@@ -51,6 +53,8 @@ def pins(lock: str) -> list[tuple[str, str]]:
 
 def licence(name: str) -> str:
     """Return the licence that an installed package names: an SPDX expression, classifiers, or its own words."""
+    if name in NOT_INSTALLED:
+        return NOT_INSTALLED[name]
     metadata = importlib.metadata.metadata(name)
     if expression := metadata.get("License-Expression"):
         return expression
@@ -80,8 +84,9 @@ def page() -> str:
         "The full texts are in the images, in the `*.dist-info` folders below `/opt/dapt/lib`. The base image is",
         "Debian's with Python; a release names it by digest, and its SBOM lists Debian's packages too.",
     ]
-    for image, lock in IMAGES.items():
-        rows = [(name, version, licence(name)) for name, version in pins(lock)]
+    for image, locks in IMAGES.items():
+        pinned = sorted({pin for lock in locks for pin in pins(lock)})
+        rows = [(name, version, licence(name)) for name, version in pinned]
         lines += ["", f"## {image}", "", f"{len(rows)} Python packages.", ""]
         marked: dict[str, list[str]] = {}
         for name, _, words in rows:

@@ -20,6 +20,7 @@ EXTRAS = {
     "operator": {"operator"},
     "trainer": {"trainer"},
     "development": {"operator", "trainer", "dev"},
+    "gpu": {"gpu"},
 }
 """Lock -> the extras of pyproject.toml that it pins."""
 PLATFORMS = [

@@ -26,6 +26,10 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 IMAGES = {"operator/Dockerfile": "operator", "trainer-image/Dockerfile": "trainer"}
 """Dockerfile -> the lock that it installs, which pins the extra of the same name."""
+LOCKS = {"operator/Dockerfile": ("operator",), "trainer-image/Dockerfile": ("trainer", "gpu")}
+"""Dockerfile -> all the extras that it installs, each with its lock."""
+OTHER_FLAVOURS = "requirements/trainer-*.txt"
+"""Locks for other flavours of CUDA, which a checkout may have and the build argument LOCK may name."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 each_image = pytest.mark.parametrize("dockerfile", IMAGES)
 
@@ -54,12 +58,32 @@ def last_stage(dockerfile: str) -> dict[str, str]:
 
 def copied(dockerfile: str) -> list[str]:
     """Sources of COPY from the context."""
-    values = [value for instruction, value in instructions(dockerfile) if instruction == "COPY"]
+    values = [
+        with_defaults(dockerfile, value)
+        for instruction, value in instructions(dockerfile)
+        if instruction == "COPY"
+    ]
     return [source for value in values if not value.startswith("--from=") for source in value.split()[:-1]]
 
 
 def run_lines(dockerfile: str) -> str:
-    return " ".join(value for instruction, value in instructions(dockerfile) if instruction == "RUN")
+    text = " ".join(value for instruction, value in instructions(dockerfile) if instruction == "RUN")
+    return with_defaults(dockerfile, text)
+
+
+def with_defaults(dockerfile: str, text: str) -> str:
+    """Return the text of a build without arguments."""
+    for name, default in build_arguments(dockerfile).items():
+        text = text.replace(f"${{{name}}}", default)
+    return text
+
+
+def build_arguments(dockerfile: str) -> dict[str, str]:
+    """Arguments of the build with their defaults."""
+    values = [
+        value for instruction, value in instructions(dockerfile) if instruction == "ARG" and "=" in value
+    ]
+    return dict(value.split("=", 1) for value in values)
 
 
 @each_image
@@ -103,7 +127,8 @@ def test_the_context_is_what_is_copied_and_nothing_more() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert lines[0] == "*"
     assert {line[1:] for line in lines if line.startswith("!")} == {
-        source for dockerfile in IMAGES for source in copied(dockerfile)
+        *(source for dockerfile in IMAGES for source in copied(dockerfile)),
+        OTHER_FLAVOURS,
     }
 
 
@@ -111,25 +136,25 @@ def test_the_context_is_what_is_copied_and_nothing_more() -> None:
 def test_bases_have_a_tag_and_a_python_that_the_project_takes(dockerfile: str) -> None:
     bases = [value.split()[0] for instruction, value in instructions(dockerfile) if instruction == "FROM"]
     assert set(bases) == {"${BASE}"}  # what is built in the one runs in the other
-    found = re.fullmatch(r"BASE=python:(3\.\d+)-slim-[a-z]+", dict(instructions(dockerfile))["ARG"])
+    found = re.fullmatch(r"python:(3\.\d+)-slim-[a-z]+", build_arguments(dockerfile)["BASE"])
     assert found is not None
     assert PROJECT["project"]["requires-python"] == f">={found[1]}"
 
 
 @each_image
 def test_the_image_installs_its_lock_and_no_other(dockerfile: str) -> None:
-    lock = f"requirements/{IMAGES[dockerfile]}.txt"
+    locks = [f"requirements/{extra}.txt" for extra in LOCKS[dockerfile]]
     installed = re.findall(r"--requirement (\S+)", run_lines(dockerfile))
-    assert sorted(installed) == sorted(["requirements/build.txt", lock])
+    assert sorted(installed) == sorted(["requirements/build.txt", *locks])
     assert set(installed) <= set(copied(dockerfile))
-    assert IMAGES[dockerfile] in PROJECT["project"]["optional-dependencies"]
+    assert set(LOCKS[dockerfile]) <= PROJECT["project"]["optional-dependencies"].keys()
 
 
 @each_image
 def test_nothing_is_installed_that_has_no_hash_but_our_own_wheel(dockerfile: str) -> None:
     commands = re.findall(r"pip install (.*?)\s*(?:&&|$)", run_lines(dockerfile))
     locked = [command for command in commands if "--requirement" in command]
-    assert len(locked) == 2
+    assert len(locked) == 1 + len(LOCKS[dockerfile])
     for command in locked:
         assert {"--require-hashes", "--no-deps"} <= set(command.split())
         # A build in isolation would fetch the newest build tools, whose hashes nobody checks.

@@ -10,6 +10,7 @@ import pytest
 from dapt_contract.pod.environment import SIGNING_KEY_DIGESTS, SIGNING_KEY_FILE, SIGNING_SECRET, WORK_DIR
 from dapt_contract.pod.failure import FOREIGN_KEY
 from dapt_trainer.errors import InputError
+from dapt_trainer.pod.launch import set_allocator
 from dapt_trainer.pod.settings import PodSettings
 
 
@@ -65,3 +66,20 @@ def test_key_that_the_operator_did_not_make_is_refused_with_the_name_of_its_secr
     )
     (tmp_path / "key").write_bytes(b"b" * 32)
     assert PodSettings.read(environment).read_signing_key() == b"b" * 32
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ({}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ({"PYTORCH_ALLOC_CONF": "garbage_collection_threshold:0.8"},) * 2,
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:256"},) * 2,
+    ],
+    ids=["nothing", "torch's name", "its older name"],
+)
+def test_allocator_grows_in_place_unless_the_template_says_otherwise(
+    template: dict[str, str], expected: dict[str, str]
+) -> None:
+    environment = dict(template)
+    set_allocator(environment)
+    assert environment == expected

@@ -22,10 +22,9 @@ from dapt_contract.stages.common import (
     ScheduleConfig,
 )
 from dapt_contract.stages.finetune import FinetuneConfig
-from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_contract.stages.tuning_data import SHOWN_DIGITS
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
-from dapt_trainer.context import SilentProgress
+from dapt_trainer.context import ReadingValue, SilentProgress
 from dapt_trainer.data.chat.tokens import Pair
 from dapt_trainer.data.packing.held_out import HALVES, read_held_out
 from dapt_trainer.digests import sha256_of_file, weights_digest
@@ -195,7 +194,7 @@ class Stopping(SilentProgress):
         self.beats = 0
         self.step = 0
 
-    def update(self, **fields: float | int | str | tuple[CheckpointFacts, ...] | None) -> None:
+    def update(self, **fields: ReadingValue) -> None:
         if "activity" in fields:
             self.activities.append(str(fields["activity"]))
         step = fields.get("step")

@@ -13,10 +13,11 @@ from typing import Protocol
 
 from dapt_contract.layout import try_folder
 from dapt_contract.pod.environment import DEFAULT_VOLUME_BYTES_PER_SECOND
+from dapt_contract.pod.preflight import PreflightBounds, PreflightReading
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
 
-ReadingValue = float | int | str | tuple[CheckpointFacts, ...] | None
+ReadingValue = float | int | str | tuple[CheckpointFacts, ...] | PreflightReading | None
 """Types that a field of a live reading may have."""
 
 
@@ -37,6 +38,16 @@ class ProgressBoard(Protocol):
 
 
 @dataclass(frozen=True)
+class PreflightSettings:
+    """Holds what a preflight must know of the pod."""
+
+    bounds: PreflightBounds
+    ranks_per_node: int
+    node_name: str
+    """Name of this node, for messages."""
+
+
+@dataclass(frozen=True)
 class StageContext:
     """Holds where a run may read and write, and which of its ranks this process is."""
 
@@ -53,6 +64,8 @@ class StageContext:
     """Key that signs checkpoint manifests; empty only for stages that write none."""
     volume_bytes_per_second: float = DEFAULT_VOLUME_BYTES_PER_SECOND
     """What this node reads from, or writes to, the work volume at least."""
+    preflight: PreflightSettings | None = None
+    """None: the stage starts without a preflight."""
 
     @property
     def try_folder(self) -> Path:

@@ -21,8 +21,9 @@ import torch.distributed as dist
 from pydantic import TypeAdapter
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch has it where distributed is built
 
-from dapt_contract.pod.environment import ACCELERATOR
+from dapt_contract.pod.environment import ACCELERATOR, NODE_NAME, NODE_RANK, PROCESSES_PER_NODE
 from dapt_trainer.context import StageContext
+from dapt_trainer.errors import InfrastructureError
 
 Value = TypeVar("Value")
 _COLLECTIVE_TIMEOUT = timedelta(hours=2)
@@ -149,6 +150,9 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
 
     DeepSpeed and accelerate use the group that exists. Without an accelerator everything runs over gloo on the CPU. The
     store of a single process listens on the loopback address alone.
+
+    Raises:
+        InfrastructureError: as `choose_device`.
     """
     device = choose_device(local_rank)
     on_cpu = device.type == "cpu"
@@ -176,10 +180,31 @@ def join_ranks(rank: int, local_rank: int, world_size: int) -> Ranks:
 
 
 def choose_device(local_rank: int) -> torch.device:
-    """Return this rank's accelerator; the CPU where there is none or where DAPT_ACCELERATOR is `cpu`."""
+    """Return this rank's accelerator; the CPU where there is none or where DAPT_ACCELERATOR is `cpu`.
+
+    Raises:
+        InfrastructureError: DAPT_ACCELERATOR is `gpu`, and this node has fewer than it has ranks.
+    """
+    _require_devices()
     if not torch.cuda.is_available() or os.environ.get(ACCELERATOR) == "cpu":
         return torch.device("cpu")
     return torch.device("cuda", local_rank)
+
+
+def _require_devices() -> None:
+    """Refuse a node that lacks GPUs: alone on the CPU, its ranks would join no peer and the run would hang."""
+    if os.environ.get(ACCELERATOR) != "gpu":
+        return
+    # A driver that is broken counts as no device.
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    needed = int(os.environ.get(PROCESSES_PER_NODE, "1"))
+    if visible < needed:
+        node = os.environ.get(NODE_RANK, "0")
+        name = os.environ.get(NODE_NAME) or socket.gethostname()
+        raise InfrastructureError(
+            f"preflight: node {node} ({name}) shows {visible} of the {needed} GPUs that its ranks need: look at its "
+            "GPUs and their driver (nvidia-smi, dmesg), or cordon the node"
+        )
 
 
 def _disable_shared_memory_op() -> None:

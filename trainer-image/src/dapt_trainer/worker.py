@@ -26,7 +26,7 @@ from dapt_contract.layout import WRITTEN
 from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import write_report
-from dapt_trainer.context import StageContext
+from dapt_trainer.context import PreflightSettings, StageContext
 from dapt_trainer.errors import InputError, StageEnded, StopRequested
 from dapt_trainer.linux import PARENT_PID, die_with_parent
 from dapt_trainer.pod.disk_reserve import Reserve
@@ -122,6 +122,9 @@ def _run(
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         signing_key=settings.read_signing_key(),
         volume_bytes_per_second=max(1.0, settings.volume_bytes_per_second),
+        preflight=PreflightSettings(settings.preflight, settings.processes_per_node, settings.node_name)
+        if settings.preflight.enabled
+        else None,
     )
     context.try_folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from dapt_contract.base import Contract, Count, DigestText, ShortText
+from dapt_contract.pod.preflight import PreflightReading
 from dapt_contract.stages.common import MAX_CHECKPOINTS
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_contract.untrusted.printable import printable
@@ -41,3 +42,5 @@ class Progress(Contract):
     """How often the loss rose far over those before it."""
     eta_seconds: float | None = None
     """Time left in this stage, as the stage estimates it."""
+    preflight: PreflightReading | None = None
+    """What the ranks measured before they loaded the model; None before that, and in stages without a preflight."""

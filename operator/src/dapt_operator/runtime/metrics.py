@@ -108,6 +108,16 @@ def _seconds_between(start: str, end: str) -> float:
     return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
 
 
+def _preflight(field: str) -> Callable[[AdaptationSeries], Iterable[Value]]:
+    """Return the reader of one number of the preflight."""
+
+    def read_number(adaptation: AdaptationSeries) -> Iterable[Value]:
+        measured = adaptation.status.preflight
+        return _single(getattr(measured, field) if measured is not None else None)
+
+    return read_number
+
+
 def _conditions(adaptation: AdaptationSeries) -> Iterable[Value]:
     return ((condition.type, float(condition.status == "True")) for condition in adaptation.status.conditions)
 
@@ -208,6 +218,50 @@ SERIES: Final = (
         "Seconds from the first process to the end, of the newest run of a stage that succeeded.",
         _durations,
         label="stage",
+    ),
+    Series(
+        "dapt_preflight_all_reduce_bytes_per_second",
+        "gauge",
+        "Bus bandwidth of an all-reduce over all ranks, as the newest training stage measured it before it loaded.",
+        _preflight("all_reduce_bytes_per_second"),
+    ),
+    Series(
+        "dapt_preflight_point_to_point_bytes_per_second",
+        "gauge",
+        "Bandwidth of the slowest link between two ranks, in the same preflight.",
+        _preflight("point_to_point_bytes_per_second"),
+    ),
+    Series(
+        "dapt_preflight_shared_memory_bytes",
+        "gauge",
+        "Size of /dev/shm on the node that has the least, in the same preflight.",
+        _preflight("shared_memory_bytes"),
+    ),
+    Series(
+        "dapt_preflight_write_bytes_per_second",
+        "gauge",
+        "Speed at which the slowest node writes to the work volume, in the same preflight.",
+        _preflight("write_bytes_per_second"),
+    ),
+    Series(
+        "dapt_preflight_read_bytes_per_second",
+        "gauge",
+        "Speed at which the slowest node reads from the work volume, in the same preflight.",
+        _preflight("read_bytes_per_second"),
+    ),
+    Series(
+        "dapt_preflight_clock_difference_seconds",
+        "gauge",
+        "Largest difference between the clocks of two nodes, in the same preflight.",
+        _preflight("clock_difference_seconds"),
+    ),
+    Series(
+        "dapt_preflight_warnings",
+        "gauge",
+        "Warnings of the same preflight; `status.preflight.warnings` has their text.",
+        lambda adaptation: _single(
+            len(adaptation.status.preflight.warnings) if adaptation.status.preflight else None
+        ),
     ),
 )
 """Series of each adaptation."""

@@ -70,6 +70,18 @@ class ShownUsage(_Part):
     goodput: Number | None = None
 
 
+class ShownPreflight(_Part):
+    """What a training stage measured before it loaded the model."""
+
+    all_reduce_bytes_per_second: Number | None = None
+    point_to_point_bytes_per_second: Number | None = None
+    shared_memory_bytes: Number | None = None
+    write_bytes_per_second: Number | None = None
+    read_bytes_per_second: Number | None = None
+    clock_difference_seconds: Number | None = None
+    warnings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
 class ShownAttempt(_Part):
     """An attempt of pretraining; its number alone counts."""
 
@@ -112,4 +124,5 @@ class ShownStatus(_Part):
     selected: ShownSelection | None = None
     attempts: Annotated[tuple[ShownAttempt, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
     usage: ShownUsage | None = None
+    preflight: ShownPreflight | None = None
     ledger: ShownLedger | None = None

@@ -16,9 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dapt_contract.layout import HARNESS, PROBES, TASKS
 from dapt_contract.measure import Measure, Score, Side
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ModelSpread
-from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.data_manifest import DataManifest
 from dapt_trainer.data.packing.prepared_files import check_prepared
+from dapt_trainer.digests import size_of_reference
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
@@ -111,7 +112,7 @@ class Bench:
         on_cpu = self._ranks.device.type == "cpu"
         # The model before this one holds itself in circles: without this both would be in memory.
         gc.collect()
-        with keep_alive(self._context.progress):  # loading is one long call
+        with self._context.keep_alive(size_of_reference(self._context.work, reference)):
             model = self._loader.load(reference, precision="fp32" if on_cpu else "bf16")
         return model, load_tokenizer(self._context.work, reference.weights)
 

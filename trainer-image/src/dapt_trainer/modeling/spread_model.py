@@ -3,8 +3,8 @@
 - Tensor parallel: each rank of a group holds a slice of every matrix and reads nothing else from the files; the ranks
   of a group make the same forward passes. transformers divides the model, by the plan that it ships for its
   architecture.
-- ZeRO 3: each rank holds a part of every parameter, and a layer's weights are gathered when it runs. Rank 0 reads the
-  files, one module at a time. DeepSpeed divides over all ranks of a stage: there is one copy, however few ranks could
+- ZeRO 3: each rank holds a part of every parameter, and a layer's weights are gathered when it runs; it reads
+  from the files what it keeps. DeepSpeed divides over all ranks of a stage: there is one copy, however few ranks could
   hold it.
 """
 
@@ -26,6 +26,7 @@ from dapt_contract.stages.common import LIVE_PARAMETERS, ModelReference, ModelSp
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.compose import DTYPES, load_folder, load_model
+from dapt_trainer.modeling.spread_loading import reading_own_shares
 from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ class SpreadLoader:
         # While such an object is set, transformers spreads the weights of every model as it reads them.
         hf_settings = HfDeepSpeedConfig(settings)
         try:
-            model = load_folder(self._work, weights, dtype).to(device=device)
+            with reading_own_shares(self._work / weights):
+                model = load_folder(self._work, weights, dtype).to(device=device)
         finally:
             del hf_settings
             unset_hf_deepspeed_config()

@@ -24,7 +24,7 @@ from dapt_contract.stages import KINDS
 from dapt_trainer.errors import InputError
 from dapt_trainer.linux import PARENT_PID, oom_kills
 from dapt_trainer.pod.disk_reserve import Reserve
-from dapt_trainer.pod.launch import Statuses, run_gang, run_single
+from dapt_trainer.pod.launch import Statuses, run_gang, run_single, set_allocator
 from dapt_trainer.pod.log_lines import write_line
 from dapt_trainer.pod.outcome import PodOutcome, RankOutcome, judge, killed_outcome, read_outcome
 from dapt_trainer.pod.settings import PodSettings
@@ -81,6 +81,7 @@ def _run_ranks(stage: StageFile, command: Sequence[str], settings: PodSettings, 
     settings.ranks_folder.mkdir(parents=True)
     Reserve(settings.ranks_folder / "reserve")
     os.environ[PARENT_PID] = str(os.getpid())
+    set_allocator()
     # The counter also holds earlier kills of this cgroup: only what is added while the ranks run counts.
     kills_before = oom_kills()
     watch = Watch(settings, stop_before_start)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING
 
 from dapt_trainer.pod.settings import PodSettings, is_loopback
@@ -24,8 +24,20 @@ Statuses = Mapping[int, int]
 """Exit status by global rank, negative for a signal; a rank that is missing exited with 0 or is unknown."""
 LOOPBACK_INTERFACE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
 """Environment variables that keep gloo's and NCCL's sockets on the loopback interface, whatever the template set."""
+ALLOCATOR = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Environment variable of torch's allocator: its segments grow in place, so that batches of changing length leave no
+holes that no tensor fits into."""
+_OLDER_ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
+"""Name of the same variable for older versions of torch; one that a template sets under it counts too."""
 _LOOPBACK_BACKEND = "dapt-loopback"
 """Name under which torch's launcher knows the rendezvous of `_loopback_rendezvous`."""
+
+
+def set_allocator(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what torch's allocator reads when it is loaded, unless the profile's template has set it."""
+    if _OLDER_ALLOCATOR not in environment:
+        for name, value in ALLOCATOR.items():
+            environment.setdefault(name, value)
 
 
 def run_single(command: Sequence[str]) -> Statuses:

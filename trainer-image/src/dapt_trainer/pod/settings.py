@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from dapt_contract.pod import environment as pod
 from dapt_contract.pod.failure import FOREIGN_KEY
+from dapt_contract.pod.preflight import PreflightBounds
 from dapt_contract.signature import SIGNING_KEY_BYTES, key_digest
 from dapt_trainer.errors import InputError
 from dapt_trainer.pod.heartbeat import HANG_FLOOR_SECONDS
@@ -45,6 +49,9 @@ class PodSettings:
     """Name of the Secret with the key."""
     peak_tflops: float = 0.0
     """Peak of one accelerator; 0 when it is unknown."""
+    preflight: PreflightBounds = field(default_factory=PreflightBounds)
+    node_name: str = ""
+    """Name of the node; the pod's host name where it is unknown."""
 
     @property
     def peak_flops(self) -> float:
@@ -126,6 +133,14 @@ class PodSettings:
         work = Path(environment.get(pod.WORK_DIR, "."))
         scratch = Path(environment.get(pod.SCRATCH_DIR) or work / ".scratch")
         key = environment.get(pod.SIGNING_KEY_FILE)
+        try:
+            preflight = PreflightBounds.model_validate_json(environment.get(pod.PREFLIGHT) or "{}")
+        except ValidationError:
+            text = environment[pod.PREFLIGHT]
+            problems.append(
+                f"{pod.PREFLIGHT} is {text!r}, expected bounds as JSON: set the profile's preflight"
+            )
+            preflight = PreflightBounds()
         settings = cls(
             work=work,
             scratch=scratch,
@@ -146,6 +161,8 @@ class PodSettings:
             signing_key_digests=tuple(filter(None, environment.get(pod.SIGNING_KEY_DIGESTS, "").split(","))),
             signing_secret=environment.get(pod.SIGNING_SECRET, ""),
             peak_tflops=number(pod.PEAK_TFLOPS, "0"),
+            preflight=preflight,
+            node_name=environment.get(pod.NODE_NAME) or socket.gethostname(),
         )
         if problems:
             raise InputError(*problems)

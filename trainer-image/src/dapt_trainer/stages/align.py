@@ -14,11 +14,12 @@ from statistics import fmean
 from dapt_contract.stages.align import AlignConfig, AlignFacts, AlignReport
 from dapt_trainer.checkpoints.run_checkpoints import LogEntry
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.distributed import Ranks, join_ranks
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.flops import flops_per_token
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.preflight.check import training_ranks
 from dapt_trainer.training.setup import load_start
 from dapt_trainer.training.step_trainer import StepReading
 from dapt_trainer.training.tuning.chat import with_template
@@ -40,7 +41,7 @@ def run(config: AlignConfig, context: StageContext) -> AlignReport:
         StopRequested: SIGTERM; a checkpoint was saved.
         InfrastructureError: a checkpoint or the result could not be written, or a newer run took over.
     """
-    ranks = join_ranks(context.rank, context.local_rank, context.world_size)
+    ranks = training_ranks(context)
     context.progress.update(activity="tokenizing preference pairs")
     tokenizer = with_template(load_tokenizer(context.work, config.model.weights))
     pairs = tokenize_pairs(

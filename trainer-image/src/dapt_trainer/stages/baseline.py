@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
-from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.recorded_data import read_recorded_data
-from dapt_trainer.digests import checked_reference_digest
+from dapt_trainer.digests import checked_reference_digest, size_of_reference
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.evaluation.base_sanity import check_base
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
@@ -14,6 +14,7 @@ from dapt_trainer.evaluation.items import items_digest, write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
 from dapt_trainer.modeling.spread_model import usable_spread
+from dapt_trainer.preflight.check import run_preflight
 
 ITEMS = "items.jsonl"
 
@@ -27,10 +28,11 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
+    run_preflight(context, ranks, is_training=False)
     manifest = read_recorded_data(context.work, config.prepared_digest)
     spread = usable_spread(context.work, config.model.weights, config.spread, ranks)
     bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest)
-    with keep_alive(context.progress):
+    with context.keep_alive(size_of_reference(context.work, config.model)):
         hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)
     digest = checked_reference_digest(context.work, config.model, config.recorded, hashed.by_folder)
     key = results_key(

@@ -22,7 +22,7 @@ from dapt_contract.envelope import ContractError, read_envelope, write_envelope
 from dapt_contract.layout import BLENDS, lineage_folder, try_number
 from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow, blend_folder
-from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.data_manifest import DataManifest
 from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import (
@@ -30,6 +30,7 @@ from dapt_trainer.digests import (
     HeldWeights,
     check_folders,
     reference_digest,
+    size_of_reference,
     weights_digest,
 )
 from dapt_trainer.distributed import Ranks, evaluation_ranks
@@ -41,6 +42,7 @@ from dapt_trainer.modeling.spread_model import SpreadLoader, usable_spread
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.modeling.written_models.write_down import write_down
 from dapt_trainer.pod.log_lines import write_line
+from dapt_trainer.preflight.check import run_preflight
 
 _SIDES: tuple[Side, Side] = ("domain", "general")
 _MEASURED: Final = "measured.json"
@@ -83,13 +85,15 @@ def run(config: BlendConfig, context: StageContext) -> BlendReport:
         InfrastructureError: the volume is full or gone.
     """
     ranks = evaluation_ranks(context)
+    run_preflight(context, ranks, is_training=False)
     manifest = read_recorded_data(context.work, config.prepared_digest)
 
     # 1. Compare the parts with what was recorded of them, and take what earlier runs have measured. Rank 0 reads it for
     # all: every byte of the models, and no rank may find more than another.
     context.progress.update(activity="checking the weights")
     held = HeldWeights(context.work, [blend.model for blend in config.blends])
-    with keep_alive(context.progress):
+    sizes = [size_of_reference(context.work, blend.model) for blend in config.blends]
+    with context.keep_alive(sum(sizes)):
         digests = ranks.from_first(lambda: _recipe_digests(config, context.work), _RECIPE_DIGESTS)
         earlier = ranks.from_first(lambda: _measured_before(config, context, digests), _EARLIER)
     measured = {found.row.candidate: found for found in earlier}
@@ -157,7 +161,8 @@ class _Bench:
             domain_perplexity=None,
             general_perplexity=None,
         )
-        with keep_alive(progress):  # a rank without a file of its own waits for the others
+        # A rank without a file of its own waits for the others.
+        with context.keep_alive(size_of_reference(context.work, blend.model)):
             written = write_down(
                 context.work,
                 blend.model,
@@ -166,7 +171,7 @@ class _Bench:
                 ranks=ranks,
             )
         held = HeldWeights(context.work, [written.reference])
-        with keep_alive(progress):
+        with context.keep_alive(size_of_reference(context.work, written.reference)):
             model = self._loader.load(
                 written.reference,
                 # As in all evaluations of an adaptation, so that perplexities can be compared.

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from dapt_contract.layout import try_folder
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
-from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.recorded_data import read_recorded_data
-from dapt_trainer.digests import DIGEST_DIGITS, checked_reference_digest
+from dapt_trainer.digests import DIGEST_DIGITS, checked_reference_digest, size_of_reference
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items
@@ -17,6 +17,7 @@ from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
 from dapt_trainer.modeling.spread_model import usable_spread
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
+from dapt_trainer.preflight.check import run_preflight
 from dapt_trainer.stages.baseline import ITEMS
 
 
@@ -29,12 +30,13 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
         StopRequested: SIGTERM; nothing is kept.
     """
     ranks = evaluation_ranks(context)
+    run_preflight(context, ranks, is_training=False)
     manifest = read_recorded_data(context.work, config.prepared_digest)
     spread = usable_spread(context.work, config.model.weights, config.spread, ranks)
     bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest)
     paired = base_items(context.work, config.base_items_path, config.base_items_digest)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
-    with keep_alive(context.progress):
+    with context.keep_alive(size_of_reference(context.work, config.model)):
         hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)
     digest = checked_digest(config, context.work, hashed.by_folder)
     written = WrittenModels(context, ranks)

@@ -11,10 +11,11 @@ import math
 
 from dapt_contract.stages.finetune import FinetuneConfig, FinetuneFacts, FinetuneReport
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.distributed import Ranks, join_ranks
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.flops import flops_per_token
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.preflight.check import training_ranks
 from dapt_trainer.training.setup import set_up
 from dapt_trainer.training.step_trainer import StepRows, StepTrainer
 from dapt_trainer.training.tuning.instruction_rows import PackedExamples, tokenize_all
@@ -32,7 +33,7 @@ def run(config: FinetuneConfig, context: StageContext) -> FinetuneReport:
         StopRequested: SIGTERM; a checkpoint was saved.
         InfrastructureError: a checkpoint or the result could not be written, or a newer run took over.
     """
-    ranks = join_ranks(context.rank, context.local_rank, context.world_size)
+    ranks = training_ranks(context)
     context.progress.update(activity="tokenizing conversations")
     tokenizer = load_tokenizer(context.work, config.model.weights)
     examples = tokenize_all(

@@ -24,7 +24,7 @@ from dapt_trainer.checkpoints.inventory import StoredCheckpoint
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.distributed import Ranks, join_ranks
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import DivergedError, ForgettingLimitReached, InputError, StageEnded, StopRequested
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.attention import unpacked_attention
@@ -32,6 +32,7 @@ from dapt_trainer.modeling.flops import flops_per_token
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.modeling.save_weights import stage_weights
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
+from dapt_trainer.preflight.check import training_ranks
 from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.loss_curve import CURVE_FILE, STALL, LossCurve, penalties_of, stall_of
@@ -54,8 +55,7 @@ def run(config: PretrainConfig, context: StageContext) -> PretrainReport:
     """
     if not context.signing_key:
         raise InputError("pretrain needs the key that signs checkpoints, and none was mounted")
-    ranks = join_ranks(context.rank, context.local_rank, context.world_size)
-    return PretrainRun(config, context, ranks).run()
+    return PretrainRun(config, context, training_ranks(context)).run()
 
 
 class PretrainRun:

@@ -13,9 +13,9 @@ from dapt_contract.stages.verify import (
     VerifyFacts,
     VerifyReport,
 )
-from dapt_trainer.context import StageContext, keep_alive
+from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.recorded_data import read_recorded_data
-from dapt_trainer.digests import checked_reference_digest
+from dapt_trainer.digests import checked_reference_digest, size_of_reference
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items, measured_before
@@ -26,6 +26,7 @@ from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
 from dapt_trainer.modeling.spread_model import usable_spread
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
+from dapt_trainer.preflight.check import run_preflight
 from dapt_trainer.stages.publish import tokenizer_folder
 from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
 
@@ -45,8 +46,10 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             f"verify: no model named {_FINAL!r} among {', '.join(m.name for m in config.models) or 'none'}"
         )
     ranks = evaluation_ranks(context)
+    run_preflight(context, ranks, is_training=False)
     manifest = read_recorded_data(context.work, config.prepared_digest)
-    with keep_alive(context.progress):
+    sizes = [size_of_reference(context.work, named.model) for named in config.models]
+    with context.keep_alive(sum(sizes)):
         hashed = SharedDigests(
             context.work,
             [named.model for named in config.models],

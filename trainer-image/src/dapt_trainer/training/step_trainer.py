@@ -30,6 +30,7 @@ from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
 from dapt_trainer.modeling.sharding import unwrapped
 from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
+from dapt_trainer.training.garbage import StepGarbage
 from dapt_trainer.training.left_out_weights import (
     leaving_out_weights,
     restore_weights,
@@ -145,6 +146,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         self._weight_decays: list[float] = []
         self._penalty: Penalty | None = None
         self._resume_files: ResumeFiles | None = None
+        self._garbage = StepGarbage()
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader[Batch]:
         """Return a loader of this rank's rows in their order; there is nothing to shard, shuffle or skip."""
@@ -266,6 +268,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             seconds=now - self._step_started,
         )
         self._hooks.on_step(reading)
+        self._garbage.after_step()
         self._step_started = time.monotonic()
 
     def stage_resume_state(self, staged: StagedFiles) -> None:
@@ -293,13 +296,13 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             InfrastructureError, InputError: as `ResumeFiles.loading`.
         """
         if files is None:
-            with _libraries_quiet():
+            with _libraries_quiet(), self._garbage:
                 self.train()
             return
         self._last_step = self._order.first_step
         self._resume_files, folder = files, files.folder / RESUME_FOLDER
         try:
-            with _libraries_quiet():
+            with _libraries_quiet(), self._garbage:
                 if self._order.first_step == self._order.total_steps:
                     # A finished training is loaded and nothing is trained, for a reading that is still missing.
                     self._prepare_for_training(

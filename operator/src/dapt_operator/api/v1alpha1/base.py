@@ -38,7 +38,7 @@ itself)."""
 LARGEST_INTEGER: Final = 2**63 - 1
 """As the API server stores it."""
 _SPECIAL_ALIASES = {"try_number": "try"}
-_SPECIAL_WORDS = {"gib": "GiB"}
+_SPECIAL_WORDS = {"gib": "GiB", "mib": "MiB"}
 
 
 def camel_case(name: str) -> str:

@@ -185,6 +185,28 @@ class NodeLoss(Base):
     may go on until then."""
 
 
+class ProfilePreflight(Base):
+    """What stages with a model measure before they load it, and what they accept. A value outside a bound fails the
+    run as Infrastructure, naming the node; bounds that are absent are measured and not judged."""
+
+    enabled: bool = True
+    """Whether anything is measured. Default true: less than a minute on GPUs, less than a second on CPU. Missing GPUs
+    fail a run in any case."""
+    min_all_reduce_gib_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Least bus bandwidth of an all-reduce over all ranks, in GiB/s, as nccl-tests reports it. Absent: any."""
+    min_point_to_point_gib_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Least bandwidth of every link between two nodes (on one node: two ranks), in GiB/s, while all are in use.
+    Absent: any."""
+    min_shared_memory_mib: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Least size of /dev/shm, in MiB. Absent: any; below 64 MiB a GPU it is a warning."""
+    min_write_mib_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Least speed at which each node writes to the work volume, in MiB/s. Absent: any."""
+    min_read_mib_per_second: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Least speed at which each node reads from the work volume, in MiB/s. Absent: any."""
+    max_clock_difference_seconds: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
+    """Largest difference between the clocks of two nodes, in seconds. Absent: any; above 5 it is a warning."""
+
+
 class AdaptationProfileSpec(Base):
     """What the platform offers to adaptations."""
 
@@ -216,6 +238,9 @@ class AdaptationProfileSpec(Base):
     """How often a failed stage runs again, by cause."""
     node_loss: NodeLoss = NodeLoss()
     """How soon a run leaves a node that has failed."""
+    preflight: ProfilePreflight | None = None
+    """What stages measure before they load a model, and what they accept. Absent: everything is measured, and only a
+    missing GPU or a dead link fails a run."""
     startup_timeout_seconds: Annotated[Integer, Field(ge=1, le=86_400)] = 900
     """Seconds from a pod's start to its first heartbeat with a step, before it counts as hung. Default 900:
     loading and compiling a large model takes minutes."""

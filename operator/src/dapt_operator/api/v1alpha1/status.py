@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from dapt_contract.pod.preflight import MAX_PREFLIGHT_WARNINGS
 from dapt_contract.stages.common import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
@@ -67,6 +68,33 @@ class ProgressStatus(StatusBase):
     """Steps that changed no weight, because loss or gradient was not a number; absent where there is none."""
     loss_spikes: Integer | None = None
     """How often the training loss rose over the mean before by six standard deviations; absent where it did not."""
+
+
+class PreflightStatus(StatusBase):
+    """What the ranks of a training stage measured before they loaded the model, in the newest run that did."""
+
+    stage: ShortText | None = None
+    """Kind of the stage."""
+    run_key: Digest | None = None
+    """Identity of the run, as in `stages`."""
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    """Time that it took."""
+    all_reduce_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Bus bandwidth of an all-reduce over all ranks. Absent: there is one rank."""
+    point_to_point_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Bandwidth of the slowest link, while all links are in use. Absent: there is one rank."""
+    slowest_link: Text | None = None
+    """That link: its two ranks with their nodes."""
+    shared_memory_bytes: Integer | None = None
+    """Size of /dev/shm on the node that has the least."""
+    write_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Speed at which the slowest node writes to the work volume."""
+    read_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
+    """Speed at which the slowest node reads from it."""
+    clock_difference_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Largest difference between the clocks of two nodes. Absent: there is one node."""
+    warnings: Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_PREFLIGHT_WARNINGS)] = ()
+    """What slows the run down, or will."""
 
 
 class ResolvedModel(StatusBase):
@@ -343,6 +371,8 @@ class DomainAdaptationStatus(StatusBase):
     """Number of the newest attempt."""
     progress: ProgressStatus | None = None
     """Progress of pretraining."""
+    preflight: PreflightStatus | None = None
+    """What the ranks of a training stage measured before they loaded the model."""
     resolved: Resolved | None = None
     """Values that were chosen for absent fields."""
     frozen: Frozen | None = None

@@ -9,9 +9,10 @@ from typing import Final
 
 from dapt_contract.layout import HUB_CACHE
 from dapt_contract.pod import environment as contract
+from dapt_contract.pod.preflight import PreflightBounds
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.quantity import is_quantity, parse_quantity
-from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec, ProfilePreflight
 from dapt_operator.api.validation.pod_template import is_reserved_variable
 from dapt_operator.launchers.render.credentials import credential_variables
 from dapt_operator.stage_run import JsonObject, Manifest, StageRun, plain
@@ -82,6 +83,11 @@ def uses_model_cache(run: StageRun, profile: AdaptationProfileSpec) -> bool:
     return run.kind == "prepare" and profile.model_cache is not None
 
 
+def preflight_bounds(preflight: ProfilePreflight) -> PreflightBounds:
+    """Return the bounds of a profile as the trainer reads them."""
+    return PreflightBounds.model_validate(preflight.model_dump())
+
+
 def environment_of(
     run: StageRun, profile: AdaptationProfileSpec, rendezvous: Rendezvous, given: Manifest
 ) -> list[JsonObject]:
@@ -123,6 +129,10 @@ def environment_of(
         values[contract.PEAK_TFLOPS] = f"{profile.accelerator.peak_tflops:g}"
     if profile.volume_bytes_per_second is not None:
         values[contract.VOLUME_BYTES_PER_SECOND] = str(profile.volume_bytes_per_second)
+    if profile.preflight is not None:
+        values[contract.PREFLIGHT] = preflight_bounds(profile.preflight).model_dump_json(
+            exclude_defaults=True
+        )
     if uses_model_cache(run, profile):
         values[contract.MODEL_CACHE] = contract.MODEL_CACHE_MOUNT
     if run.needs_signing_key:
@@ -142,6 +152,8 @@ def environment_of(
             "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{contract.COMPLETION_INDEX}']"}},
         }
     )
+    # For messages: pods of a failed run are deleted, and with them which node they were on.
+    ours.append({"name": contract.NODE_NAME, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}})
     theirs = [item for item in given.get("env", []) if not is_reserved_variable(str(item.get("name")))]
     replaced = {item.get("name") for item in theirs}
     kept = [item for item in ours if item["name"] not in replaced]

@@ -33,7 +33,7 @@ from dapt_operator.plan.status.conditions import ConditionValue, chain_condition
 from dapt_operator.plan.status.end_size import reduce_to_tables
 from dapt_operator.plan.status.ended_spec import block_digests, message_about_edits
 from dapt_operator.plan.status.internal_error import healed_conditions
-from dapt_operator.plan.status.progress import progress
+from dapt_operator.plan.status.progress import preflight, progress
 from dapt_operator.plan.transitions import Action, State
 from dapt_operator.stage_run import StageRun
 
@@ -136,6 +136,7 @@ def working_status(
         task_drop_points=candidate_rows.task_drop_points(position),
         attempt=ledger.attempt if has_pretraining else None,
         progress=progress_status,
+        preflight=preflight(observed),
         resolved=blocks.resolved_values(inputs, position),
         frozen=blocks.frozen_blocks(ledger),
         digests=Digests(

@@ -1,4 +1,7 @@
-"""`status.progress`: written at most every 10 s and 1 %, so that a thousand adaptations do not write all the time."""
+"""What live runs report: `status.progress` and `status.preflight`.
+
+Progress is written at most every 10 s and 1 %, so that a thousand adaptations do not write all the time.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ from typing import Final
 
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.status import ProgressStatus
+from dapt_operator.api.v1alpha1.status import PreflightStatus, ProgressStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.observed import Observed
 from dapt_operator.stage_run import RunPhase
 
 LEAST_SECONDS: Final = 10.0
 LEAST_FRACTION: Final = 0.01
+TRAINING_KINDS: Final = ("pretrain", "finetune", "align")
+"""Measuring stages have a preflight too. Several of them run at a time, and their numbers would replace each other."""
 
 
 def progress(observed: Observed, ledger: Ledger) -> tuple[ProgressStatus | None, str | None]:
@@ -68,3 +73,31 @@ def _completed(old: ProgressStatus | None, ended: PretrainFacts) -> ProgressStat
         skipped_steps=ended.skipped_steps or None,
         loss_spikes=ended.loss_spikes or None,
     )
+
+
+def preflight(observed: Observed) -> PreflightStatus | None:
+    """Return what the newest training stage measured before it loaded the model.
+
+    These are the numbers of a run that is live, else the stored ones.
+
+    A run measures once, so its numbers are no reason for a second write of the status.
+    """
+    stored = observed.status.preflight
+    for run in observed.live:
+        reading = run.progress.preflight if run.progress is not None else None
+        if run.kind not in TRAINING_KINDS or reading is None:
+            continue
+        return PreflightStatus(
+            stage=run.kind,
+            run_key=run.identity.key,
+            seconds=reading.seconds,
+            all_reduce_bytes_per_second=reading.all_reduce_bytes_per_second,
+            point_to_point_bytes_per_second=reading.point_to_point_bytes_per_second,
+            slowest_link=reading.slowest_link or None,
+            shared_memory_bytes=reading.shared_memory_bytes,
+            write_bytes_per_second=reading.write_bytes_per_second,
+            read_bytes_per_second=reading.read_bytes_per_second,
+            clock_difference_seconds=reading.clock_difference_seconds,
+            warnings=reading.warnings,
+        )
+    return stored

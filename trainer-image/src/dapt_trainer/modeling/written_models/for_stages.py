@@ -11,8 +11,8 @@ import shutil
 
 from dapt_contract.layout import WRITTEN, lineage_folder, try_number
 from dapt_contract.stages.common import ModelReference
-from dapt_trainer.context import StageContext, keep_alive
-from dapt_trainer.digests import HeldWeights
+from dapt_trainer.context import StageContext
+from dapt_trainer.digests import HeldWeights, size_of_reference
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.written_models.write_down import PARTIAL, write_down
 
@@ -53,7 +53,8 @@ class WrittenModels:
             _remove_leftovers(self._context)
         self._ranks.barrier()
         self._reference = reference
-        with keep_alive(self._context.progress):  # a rank without a file of its own waits for the others
+        # A rank without a file of its own waits for the others.
+        with self._context.keep_alive(size_of_reference(self._context.work, reference)):
             self._plain = write_down(
                 self._context.work,
                 reference,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -205,6 +206,8 @@ def _field_value(source: Manifest, pod: Manifest) -> str:
         return str((pod["metadata"].get(match[1]) or {}).get(match[2], ""))
     if path in ("metadata.name", "metadata.namespace", "metadata.uid"):
         return str(pod["metadata"].get(path.partition(".")[2], ""))
+    if path == "spec.nodeName":
+        return socket.gethostname()
     if path in ("status.podIP", "status.hostIP"):
         return _LOOPBACK
     raise LocalRunError(f"environment from {dict(source)} has no meaning in a local run")
