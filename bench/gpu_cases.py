@@ -210,8 +210,8 @@ def run_bare(work: Path, config: Any, case: Case) -> dict[str, Any]:
 
     from dapt_trainer.distributed import join_ranks
     from dapt_trainer.modeling.attention import choose_attention, use_attention
-    from dapt_trainer.modeling.compose import load_model
     from dapt_trainer.modeling.kernels import choose_kernels
+    from dapt_trainer.modeling.loading.load_folder import load_model
     from dapt_trainer.modeling.lora import with_lora
     from dapt_trainer.training.batch_order import BatchOrder
     from dapt_trainer.training.training_rows import open_rows

@@ -108,7 +108,7 @@ def bare_tokens_per_second(work: Path, config: Any) -> float:
     from dapt_trainer.distributed import Ranks
     from dapt_trainer.modeling.attention import stack_rows
     from dapt_trainer.modeling.chunked_loss import use_chunked_loss
-    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.loading.load_folder import load_model
     from dapt_trainer.modeling.lora import with_lora
     from dapt_trainer.training.batch_order import BatchOrder
     from dapt_trainer.training.training_rows import open_rows

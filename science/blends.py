@@ -55,7 +55,7 @@ def made_of(
 ) -> Iterator[tuple[str, Any]]:
     """(name, model) of each interpolation, and of the mean of `last`, whose newest is `weights`."""
     from dapt_contract.stages.common import Member, ModelReference
-    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.loading.load_folder import load_model
     from dapt_trainer.modeling.written_models.write_down import write_down
     from science.world import LOADING
 

@@ -154,7 +154,7 @@ INVALID = {
     "a number for a block": (
         "  gates: 5",
         "spec.gates (line 9): 5 is not accepted; write a block with the fields maxGeneralPerplexityIncrease,"
-        " maxGeneralScoreDrop, minDomainPerplexityDecrease, patience, hardStopFactor, onBreach and"
+        " maxGeneralScoreDrop, confidence, minDomainPerplexityDecrease, patience, hardStopFactor, onBreach and"
         f" rollback{OUT}",
     ),
     "a block for a list": (

@@ -355,6 +355,10 @@ PLAIN = {
     "hardStopFactor", "domainPerplexity", "domainTasks", "averageLast", "nodes", "gpusPerNode", "gpus", "seed",
     "gpusPerModel", "perNode", "pricePerHour", "coordinator", "progress", "concurrency", "infrastructure",
     "outOfMemory", "hang", "disruption", "sequenceParallel",
+    # Their unit is in their name.
+    "minAllReduceGiBPerSecond", "minPointToPointGiBPerSecond", "minWriteMiBPerSecond", "minReadMiBPerSecond",
+    "minSharedMemoryMiB",
+    "volumeBytesPerSecond",
 }  # fmt: skip
 
 

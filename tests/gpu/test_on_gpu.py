@@ -173,7 +173,7 @@ def test_fused_kernels_learn_the_same(tmp_path: Path) -> None:
 
 
 def test_the_estimate_is_of_the_model_that_is_loaded(tmp_path: Path) -> None:
-    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.loading.load_folder import load_model
 
     make_work_volume(tmp_path)
     torch.cuda.empty_cache()

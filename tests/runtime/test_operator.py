@@ -116,7 +116,7 @@ def test_reconcile_returns_the_requeue_delay_of_the_plan(
 
     monkeypatch.setattr(operator, "reconcile", looked)
     assert service.reconcile_one(KEY) == 12.5
-    assert asked == {"local": False, "instance": "default/dapt"}
+    assert (asked["local"], asked["instance"]) == (False, "default/dapt")
     samples = samples_of(service)
     assert samples["dapt_reconcile_duration_seconds_count"] == 1.0
     assert samples["dapt_reconcile_errors_total"] == 0.0

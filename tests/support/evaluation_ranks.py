@@ -14,7 +14,7 @@ from dapt_trainer.distributed import join_ranks, leave_ranks
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.sharing.work_share import WorkShare
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.stages import blend
 

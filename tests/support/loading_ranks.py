@@ -10,9 +10,9 @@ import torch
 
 from dapt_contract.stages.common import DistributionConfig, ModelReference
 from dapt_trainer.distributed import join_ranks, leave_ranks
-from dapt_trainer.modeling import spread_loading
-from dapt_trainer.modeling.compose import load_model
-from dapt_trainer.modeling.sharding import gathered, load_to_train
+from dapt_trainer.modeling.loading import own_shares
+from dapt_trainer.modeling.loading.load_folder import load_model
+from dapt_trainer.modeling.loading.sharding import gathered, load_to_train
 from dapt_trainer.training.arguments import training_arguments
 from support.toy_training import pretrain_config
 
@@ -47,7 +47,7 @@ def load_and_count(rank: int, world_size: int, work: Path) -> int:
 def count_bytes_read() -> list[int]:
     """Return a list that gets the bytes of each piece of a file that this process reads from now on."""
     num_bytes: list[int] = []
-    honest = spread_loading.safe_open
+    honest = own_shares.safe_open
 
     class Slice:
         def __init__(self, values: Any) -> None:
@@ -72,5 +72,5 @@ def count_bytes_read() -> list[int]:
         def get_slice(self, name: str) -> Slice:
             return Slice(self._file.get_slice(name))
 
-    spread_loading.safe_open = File  # type: ignore[misc, assignment]
+    own_shares.safe_open = File  # type: ignore[misc, assignment]
     return num_bytes

@@ -18,7 +18,7 @@ from dapt_trainer.distributed import evaluation_ranks, leave_ranks
 from dapt_trainer.evaluation.harness import SharedContextModel
 from dapt_trainer.evaluation.sharing.generation import SharedGeneration
 from dapt_trainer.evaluation.sharing.work_share import share_of_generation, share_of_work
-from dapt_trainer.modeling.spread_model import SpreadLoader
+from dapt_trainer.modeling.loading.spread_model import SpreadLoader
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.stages import baseline, verify
 

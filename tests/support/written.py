@@ -8,7 +8,7 @@ from typing import Any
 
 def load_recipe(work: Path, reference: Any, *, precision: Any = "fp32", name: str = "recipe") -> Any:
     """The model of a recipe; what is written for it stays below `work/written`."""
-    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.loading.load_folder import load_model
     from dapt_trainer.modeling.written_models.write_down import write_down
 
     if not reference.is_plain:

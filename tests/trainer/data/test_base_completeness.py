@@ -115,7 +115,7 @@ def test_a_tied_head_with_other_values_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_would_get_random_tensors_is_never_loaded(tmp_path: Path) -> None:
-    from dapt_trainer.modeling.compose import load_model
+    from dapt_trainer.modeling.loading.load_folder import load_model
 
     make_family_model(tmp_path / "model", "Llama")
     before = weights_digest(tmp_path / "model")

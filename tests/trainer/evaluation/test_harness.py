@@ -13,7 +13,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import Question
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.probes import order_share, probability, read_probes, run_probes
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
 pytestmark = pytest.mark.torch

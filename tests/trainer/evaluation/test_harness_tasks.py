@@ -22,7 +22,7 @@ from dapt_trainer.data.items.item_limits import shares, spread
 from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import score_of
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
 pytestmark = pytest.mark.torch

@@ -10,7 +10,7 @@ import pytest
 
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
 from dapt_trainer.evaluation.samples import answers, sample_prompts
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
 pytestmark = pytest.mark.torch

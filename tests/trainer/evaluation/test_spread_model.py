@@ -14,7 +14,7 @@ from transformers import GPT2Config, LlamaConfig
 from dapt_contract.stages.common import ModelReference, ModelSpread
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.spread_model import plain_folder, problem_of_slices, usable_spread
+from dapt_trainer.modeling.loading.spread_model import plain_folder, problem_of_slices, usable_spread
 from support.rank_processes import run_ranks
 from support.spread_ranks import measure, measure_base, measure_rank
 

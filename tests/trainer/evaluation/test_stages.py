@@ -23,7 +23,7 @@ from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.evaluation import measure
 from dapt_trainer.evaluation.items import read_items
-from dapt_trainer.modeling import spread_model
+from dapt_trainer.modeling.loading import spread_model
 from dapt_trainer.stages import baseline, evaluate, verify
 
 pytestmark = pytest.mark.torch

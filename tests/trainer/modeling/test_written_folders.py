@@ -21,7 +21,7 @@ from dapt_contract.stages.common import Member, ModelReference
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError, InputError
-from dapt_trainer.modeling.compose import load_folder, load_model
+from dapt_trainer.modeling.loading.load_folder import load_folder, load_model
 from dapt_trainer.modeling.save_weights import save_weights
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.modeling.written_models.tensor_folders import LoadedFolder, TensorFolder

@@ -14,7 +14,7 @@ import torch
 from dapt_contract.stages.common import LoraConfig, Member, ModelReference
 from dapt_trainer.digests import reference_digest, weights_digest
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.save_weights import save_weights
 from support.toy_training import FILTERS, make_model

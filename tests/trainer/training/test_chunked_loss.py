@@ -14,7 +14,7 @@ from dapt_contract import chunked_loss as contract
 from dapt_contract.stages.common import LoraConfig, ModelReference
 from dapt_trainer.modeling import chunked_loss
 from dapt_trainer.modeling.chunked_loss import use_chunked_loss
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.lora import with_lora
 from support.toy_families import FAMILIES, make_family_model
 from support.toy_training import FILTERS, VOCABULARY

@@ -188,10 +188,10 @@ def test_the_largest_live_reading_fits_into_what_the_operator_reads() -> None:
         CheckpointFacts(
             step=10**9 + number,
             try_number=10**4,
-            domain_a_nats=-1.2345678901234567e-300,
-            domain_b_nats=-1.2345678901234567e-300,
-            general_a_nats=-1.2345678901234567e-300,
-            general_b_nats=-1.2345678901234567e-300,
+            domain_a_nats=1.2345678901234567e-300,
+            domain_b_nats=1.2345678901234567e-300,
+            general_a_nats=1.2345678901234567e-300,
+            general_b_nats=1.2345678901234567e-300,
             weights_digest="a" * 12,
         )
         for number in range(50)

@@ -10,7 +10,7 @@ import pytest
 
 from dapt_contract.stages.common import ModelReference, ScheduleConfig
 from dapt_contract.stages.pretrain import PretrainReport
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.stages import pretrain
 from dapt_trainer.training.arguments import scheduler_settings, warmup_steps
 from dapt_trainer.training.batch_order import BatchOrder

@@ -13,7 +13,7 @@ from dapt_contract.stages.common import DistributionConfig, LoraConfig, ModelRef
 from dapt_operator.plan.sizing.model_fit.memory import TrainingShape, training_memory
 from dapt_trainer.data.base_model.facts import read_model_facts
 from dapt_trainer.distributed import join_ranks
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.stages.pretrain import PretrainRun
 from dapt_trainer.training.arguments import BUCKET_ELEMENTS

@@ -8,7 +8,7 @@ import pytest
 
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.pretrain import RegularizationConfig
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.training.regularization import causal_predictions, estimate_fisher, single_process_penalty
 from support.toy_training import VOCABULARY, make_model
 

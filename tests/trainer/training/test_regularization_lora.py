@@ -8,7 +8,7 @@ import pytest
 
 from dapt_contract.stages.common import LoraConfig, ModelReference
 from dapt_contract.stages.pretrain import RegularizationConfig
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.training.regularization import single_process_penalty
 from dapt_trainer.training.regularization.low_rank import (

@@ -9,7 +9,7 @@ from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.cleanup import deletable_runs
 from dapt_operator.plan.desired import Removal, seconds_to_lingering
-from dapt_operator.plan.ledger.gpu_hours import used_seconds
+from dapt_operator.plan.ledger.gpu_hours import seconds_to_note, used_seconds
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.transitions import Action, Fact
 
@@ -80,7 +80,9 @@ def steady_seconds(
         return 0.0
     then = observed.now + timedelta(seconds=STEADY_SECONDS)
     is_near_limit = limit_seconds is not None and used_seconds(ledger, observed.runs, then) >= limit_seconds
-    return 0.0 if is_near_limit else STEADY_SECONDS
+    if is_near_limit:
+        return 0.0
+    return max(0.0, min(STEADY_SECONDS, seconds_to_note(ledger, observed.live, observed.now)))
 
 
 def _next_reconcile_seconds(

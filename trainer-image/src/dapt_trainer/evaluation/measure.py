@@ -29,7 +29,7 @@ from dapt_trainer.evaluation.probes import read_probes, run_probes
 from dapt_trainer.evaluation.sharing.generation import SharedGeneration
 from dapt_trainer.evaluation.sharing.work_share import share_of_generation, share_of_work
 from dapt_trainer.evaluation.stage_progress import Parts
-from dapt_trainer.modeling.spread_model import SpreadLoader
+from dapt_trainer.modeling.loading.spread_model import SpreadLoader
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
 _SIDES: tuple[Side, Side] = ("domain", "general")

@@ -17,7 +17,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.custom_tasks import read_questions
 from dapt_trainer.evaluation.scoring import evaluating
 from dapt_trainer.evaluation.sharing.generation import IN_ONE_PROCESS, SharedGeneration, padded_left
-from dapt_trainer.modeling.sharding import is_sharded
+from dapt_trainer.modeling.loading.sharding import is_sharded
 
 _BEGINNING_TOKENS = 32
 _MAX_PROMPT_TOKENS = 512

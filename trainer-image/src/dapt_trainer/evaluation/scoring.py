@@ -34,7 +34,7 @@ from dapt_trainer.evaluation.output_head import (
     is_same,
 )
 from dapt_trainer.evaluation.sharing.work_share import ALL_WORK, WorkShare
-from dapt_trainer.modeling.sharding import is_sharded, unwrapped
+from dapt_trainer.modeling.loading.sharding import is_sharded, unwrapped
 
 LOGITS_BYTES = 256 * 1024 * 1024
 """Bound of the fp32 logits that exist at a time, with the copies that the loss makes of them."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.import_utils import is_torch_flex_attn_available
 
-from dapt_trainer.modeling.sharding import unwrapped
+from dapt_trainer.modeling.loading.sharding import unwrapped
 
 VARLEN, FLEX, SDPA, EAGER = "flash_attention_2", "flex_attention", "sdpa", "eager"
 Row = Mapping[str, torch.Tensor]

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, set_seed
 
 from dapt_contract.stages.common import LoraConfig
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.sharding import is_sharded
+from dapt_trainer.modeling.loading.sharding import is_sharded
 
 
 def with_lora(

@@ -23,8 +23,8 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from dapt_contract.checkpoint import FileEntry
 from dapt_trainer.distributed import Ranks
+from dapt_trainer.modeling.loading.sharding import gathered, is_sharded
 from dapt_trainer.modeling.protocols import Tokenizer
-from dapt_trainer.modeling.sharding import gathered, is_sharded
 from dapt_trainer.staged_files import StagedFiles, host_copy
 
 SHARD_BYTES = 4 * 2**30

@@ -13,7 +13,7 @@ from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, 
 from dapt_trainer.evaluation.items import items_digest, write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
-from dapt_trainer.modeling.spread_model import usable_spread
+from dapt_trainer.modeling.loading.spread_model import usable_spread
 from dapt_trainer.preflight.check import run_preflight
 
 ITEMS = "items.jsonl"

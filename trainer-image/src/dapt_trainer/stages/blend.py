@@ -38,7 +38,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.sharing.work_share import share_of_work
 from dapt_trainer.evaluation.stage_progress import Parts
-from dapt_trainer.modeling.spread_model import SpreadLoader, usable_spread
+from dapt_trainer.modeling.loading.spread_model import SpreadLoader, usable_spread
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.modeling.written_models.write_down import write_down
 from dapt_trainer.pod.log_lines import write_line

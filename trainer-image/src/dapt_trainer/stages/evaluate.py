@@ -15,7 +15,7 @@ from dapt_trainer.evaluation.earlier_results import base_items
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
-from dapt_trainer.modeling.spread_model import usable_spread
+from dapt_trainer.modeling.loading.spread_model import usable_spread
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.preflight.check import run_preflight
 from dapt_trainer.stages.baseline import ITEMS

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dapt_trainer.modeling.sharding import is_sharded
+from dapt_trainer.modeling.loading.sharding import is_sharded
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine

@@ -16,11 +16,11 @@ from dapt_trainer.context import StageContext
 from dapt_trainer.digests import HeldWeights, check_weights, size_of_reference
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Attention, choose_attention, use_attention
-from dapt_trainer.modeling.compose import load_model
 from dapt_trainer.modeling.kernels import Kernels, choose_kernels, with_loss
+from dapt_trainer.modeling.loading.load_folder import load_model
+from dapt_trainer.modeling.loading.sharding import load_to_train
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.sequence_parallel import share_sequences
-from dapt_trainer.modeling.sharding import load_to_train
 from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.tokenization.grow_model import new_token_ids

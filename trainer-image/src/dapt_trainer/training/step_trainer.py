@@ -27,7 +27,7 @@ from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
-from dapt_trainer.modeling.sharding import unwrapped
+from dapt_trainer.modeling.loading.sharding import unwrapped
 from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.garbage import StepGarbage

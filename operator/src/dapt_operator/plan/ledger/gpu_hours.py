@@ -7,6 +7,7 @@ The number of accelerators is the one that the run was created with: whoever may
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
@@ -89,6 +90,18 @@ def note_running(ledger: Ledger, runs: Iterable[RunState], now: datetime, *, is_
             )
             ledger = ledger.with_record(noted)
     return ledger
+
+
+def seconds_to_note(ledger: Ledger, runs: Iterable[RunState], now: datetime) -> float:
+    """Return when the next note of `note_running` is due though nothing is written; infinite where nothing runs."""
+    live = [run for run in runs if run.is_live and run.started is not None]
+    found = ((record, find_run(live, record)) for record in ledger.runs if record.is_open)
+    due = (
+        record.noted_seconds + NOTE_SECONDS - run.held_seconds(now)
+        for record, run in found
+        if run is not None
+    )
+    return min(due, default=math.inf)
 
 
 def reached_step(run: RunState) -> int:

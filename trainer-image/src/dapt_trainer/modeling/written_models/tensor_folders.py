@@ -22,7 +22,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from dapt_contract.inputs.model_files import read_safetensors_header
 from dapt_contract.layout import EXTENDED_MODEL
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.compose import load_folder
+from dapt_trainer.modeling.loading.load_folder import load_folder
 from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 from dapt_trainer.modeling.stored_models.stored_types import StoredTypes, read_stored_types
 from dapt_trainer.modeling.stored_models.weight_files import weight_files

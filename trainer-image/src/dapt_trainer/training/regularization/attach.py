@@ -18,8 +18,8 @@ from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.attention import Batch, Collate
-from dapt_trainer.modeling.compose import DTYPES, load_model
 from dapt_trainer.modeling.labels import IGNORED_LABEL
+from dapt_trainer.modeling.loading.load_folder import DTYPES, load_model
 from dapt_trainer.modeling.lora import new_rows
 from dapt_trainer.tokenization.grow_model import new_token_ids
 from dapt_trainer.training.regularization.base_model import base_tensors

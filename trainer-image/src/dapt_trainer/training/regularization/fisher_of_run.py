@@ -18,7 +18,7 @@ from dapt_trainer.digests import size_of_folder, weights_digest
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.modeling.attention import Batch, choose_attention, use_attention
-from dapt_trainer.modeling.compose import load_model
+from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.lora import with_lora
 from dapt_trainer.modeling.written_models.tensor_folders import empty_model
 from dapt_trainer.training.regularization.attach import on_device

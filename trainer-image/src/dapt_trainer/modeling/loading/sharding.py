@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, TrainingArguments
 
-from dapt_trainer.modeling.spread_loading import reading_own_shares
+from dapt_trainer.modeling.loading.own_shares import reading_own_shares
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

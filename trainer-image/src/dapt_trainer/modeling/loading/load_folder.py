@@ -50,7 +50,7 @@ def load_folder(
         work: root of the work volume.
         weights: the folder.
         dtype: of the weights.
-        distributed_config: how transformers divides it over ranks (`modeling.spread_model`); None: it is whole.
+        distributed_config: how transformers divides it over ranks (`modeling.loading.spread_model`); None: it is whole.
 
     Raises:
         InputError: as `check_model_folder`; or the files hold other tensors than the architecture has.

@@ -25,8 +25,8 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 from dapt_contract.stages.common import LIVE_PARAMETERS, ModelReference, ModelSpread, Precision
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.compose import DTYPES, load_folder, load_model
-from dapt_trainer.modeling.spread_loading import reading_own_shares
+from dapt_trainer.modeling.loading.load_folder import DTYPES, load_folder, load_model
+from dapt_trainer.modeling.loading.own_shares import reading_own_shares
 from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Loads stored models: whole, divided over ranks, or spread for training."""
