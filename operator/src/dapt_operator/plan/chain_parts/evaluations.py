@@ -17,7 +17,7 @@ from dapt_operator.plan.stages.evaluate import evaluate_stage
 from dapt_operator.plan.transitions import Fact, State
 from dapt_operator.remembered import remembered
 
-_CACHED_STAGES: Final = 512
+_CACHED_STAGES: Final = 128
 STATES_WITH_EVALUATIONS: Final = frozenset({State.PRETRAIN, State.BLEND})
 """States in which evaluations run alongside the chain, where many nodes can mount the volume."""
 

@@ -34,7 +34,7 @@ _SCORE_FIELDS: Final = (
     "difference_b_standard_error",
 )
 """Of a score, in this order; its name, side and kind are those of the base model's score."""
-_CACHED_MEASURES: Final = 512
+_CACHED_MEASURES: Final = 128
 _CACHED_LEDGERS: Final = 16
 
 

@@ -19,8 +19,8 @@ from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.stage_parts.weights import blend_model, blends, checkpoint_model, is_measurable
 from dapt_operator.remembered import remembered
 
-_CACHED_JUDGEMENTS: Final = 256
-"""Candidates of some ten adaptations that are worked on; each keeps the scores of all its tasks."""
+_CACHED_JUDGEMENTS: Final = 128
+"""Candidates of a few adaptations that are worked on; each keeps the scores of all its tasks."""
 _CACHED_LEDGERS: Final = 16
 
 

@@ -52,7 +52,7 @@ from dapt_operator.stage_run import Owner
 MAX_LOG_LINES: Final = 20
 MAX_LOG_BYTES: Final = 2048
 MAX_LINE_CHARACTERS: Final = 500
-_CACHED_ROWS: Final = 256
+_CACHED_ROWS: Final = 128
 _CACHED_PLANS: Final = 16
 
 

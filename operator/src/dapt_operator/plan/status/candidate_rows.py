@@ -19,7 +19,7 @@ from dapt_operator.plan.selection.choose import NeedsMeasure, Selected, breach_o
 from dapt_operator.plan.transitions import Action
 from dapt_operator.remembered import remembered
 
-_CACHED_ROWS: Final = 256
+_CACHED_ROWS: Final = 128
 _CACHED_TABLES: Final = 16
 
 

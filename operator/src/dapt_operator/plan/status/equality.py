@@ -11,7 +11,7 @@ from typing import Final
 from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationStatus, StageStatus
 from dapt_operator.remembered import remembered
 
-_CACHED_PAIRS: Final = 1024
+_CACHED_PAIRS: Final = 128
 _LONG_LISTS: Final = ("candidates", "stages")
 
 Row = CandidateStatus | StageStatus
