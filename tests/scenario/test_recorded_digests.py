@@ -103,6 +103,18 @@ def test_run_of_a_version_that_recorded_nothing_continues_after_an_upgrade(kind:
     assert world.status["phase"] == "Published"
 
 
+@pytest.mark.parametrize("kind", ["baseline", "pretrain", "blend", "evaluate", "finetune", "verify"])
+def test_digest_of_work_is_that_of_versions_that_did_not_divide_it(kind: str) -> None:
+    world = World({"selection": {"interpolate": [0.5]}})
+    world.live_until(kind)
+    config = world.config(kind)
+    earlier = config.model_dump(mode="json")
+    for field in ("spread", "keeps"):
+        earlier.pop(field, None)
+    earlier.get("distribution", {}).pop("sequence_parallel", None)
+    assert digest_of_work(config) == digest_of(earlier) != digest_of(config)
+
+
 def test_digest_without_checks_is_that_of_the_earlier_fields() -> None:
     world = World()
     world.live_until("verify")

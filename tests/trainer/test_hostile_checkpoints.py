@@ -22,7 +22,8 @@ from dapt_contract.checkpoint import CheckpointManifest, FileEntry
 from dapt_contract.signature import ShortKeyError
 from dapt_trainer.checkpoints import listed_files
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
-from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints, training_digest
+from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
+from dapt_trainer.checkpoints.same_training import training_digest
 from dapt_trainer.checkpoints.save import list_files, write_manifest
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError, InputError, StageError

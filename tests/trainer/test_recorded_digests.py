@@ -165,7 +165,7 @@ def test_stage_refuses_weights_that_are_not_the_recorded_ones(toy: Path, tmp_pat
 
 
 def test_recorded_digests_do_not_change_what_a_checkpoint_belongs_to() -> None:
-    from dapt_trainer.checkpoints.run_checkpoints import training_digest
+    from dapt_trainer.checkpoints.same_training import training_digest
 
     changed = pretrain_config(recorded=WRONG, prepared_digest="sha256:1")
     assert training_digest(changed) == training_digest(pretrain_config())

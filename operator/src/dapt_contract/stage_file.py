@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pydantic import SerializeAsAny, ValidationError, model_validator
+from pydantic import JsonValue, SerializeAsAny, ValidationError, model_validator
 
 from dapt_contract.base import Contract, JsonObject
 from dapt_contract.envelope import ContractError, SignatureError, digest_of, read_envelope, write_envelope
@@ -63,14 +63,14 @@ def digest_without_checks(config: Contract) -> str:
 
 
 def _without(value: JsonObject, fields: frozenset[str]) -> JsonObject:
-    """Return an object without these fields, also in the objects of its lists."""
-    return {
-        name: [_without(entry, fields) if isinstance(entry, dict) else entry for entry in field]
-        if isinstance(field, list)
-        else field
-        for name, field in value.items()
-        if name not in fields
-    }
+    """Return an object without these fields, also in the objects inside it."""
+    return {name: _cleaned(field, fields) for name, field in value.items() if name not in fields}
+
+
+def _cleaned(value: JsonValue, fields: frozenset[str]) -> JsonValue:
+    if isinstance(value, dict):
+        return _without(value, fields)
+    return [_cleaned(entry, fields) for entry in value] if isinstance(value, list) else value
 
 
 class StoredReport(Contract):

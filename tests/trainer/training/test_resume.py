@@ -73,3 +73,27 @@ def test_a_killed_and_resumed_run_repeats_the_unbroken_curve(
     ]
     lines = (work / "stages/pretrain-a1/try-2/curve.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (3, 2)])
+def test_a_run_whose_estimate_chose_another_zero_stage_continues(
+    tmp_path: Path, before: Any, after: Any
+) -> None:
+    first, second = (
+        pretrain_config(
+            lora=None,
+            distribution=DistributionConfig(
+                zero_stage=stage, precision="bf16", gradient_checkpointing=stage == before
+            ),
+        )
+        for stage in (before, after)
+    )
+    unbroken = trained(make_work_volume(tmp_path / "a"), tmp_path, first)
+    work = make_work_volume(tmp_path / "b")
+    with pytest.raises(Killed):
+        trained(work, tmp_path, first, progress=DiesAtStep(5))
+    resumed = trained(work, tmp_path, second, try_number=2)
+    assert [row.try_number for row in resumed.facts.checkpoints] == [1, 1, 2]
+    assert [point.loss_nats for point in resumed.curve] == pytest.approx(
+        [point.loss_nats for point in unbroken.curve], abs=1e-3
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from pydantic import Field
 
@@ -78,14 +78,14 @@ class ModelReference(Contract):
         return not (self.adapters or self.averaged_with or self.tuned or self.interpolation != 1.0)
 
 
-CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_digest", "keeps"})
-"""Fields of configurations that only check what a stage reads, or say what it keeps on the volume: they change no
-number of its result."""
+CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_digest"})
+"""Fields of configurations that only check what a stage reads: they change nothing of its result."""
 
 
-LAYOUT_FIELDS: Final = frozenset({"spread"})
-"""Fields of configurations that only say how the ranks divide the work: on other ranks the result is the same, so they
-are no part of the digest by which a run's work is known again."""
+LAYOUT_FIELDS: Final = frozenset({"spread", "sequence_parallel", "keeps"})
+"""Fields of configurations that only say how the ranks divide the work, or what stays on the volume: the result has the
+same numbers, so they are no part of the digest by which a run's work is known again. Versions without them gave the
+same digest."""
 
 
 class RecordedDigests(Contract):
@@ -174,6 +174,10 @@ class TrainingConfig(Contract):
     schedule: ScheduleConfig
     distribution: DistributionConfig
     seed: int = 0
+
+    def with_distribution(self, distribution: DistributionConfig) -> Self:
+        """Return the same training with the model shared in another way."""
+        return self.model_copy(update={"distribution": distribution})
 
 
 class TaskConfig(Contract):

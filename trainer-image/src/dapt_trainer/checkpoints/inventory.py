@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +56,7 @@ class Inventory:
 
 
 def read_inventory(
-    work: Path, lineage: Path, *, key: bytes, training_digest: str, claim: Claim | None
+    work: Path, lineage: Path, *, key: bytes, training_digests: Collection[str], claim: Claim | None
 ) -> Inventory:
     """Return all checkpoints of a lineage that may be read, from all its runs; files are checked by size alone.
 
@@ -64,7 +64,7 @@ def read_inventory(
         work: root of the work volume.
         lineage: the lineage's folder.
         key: key of the signatures.
-        training_digest: digest of the configuration that must have trained them.
+        training_digests: of the configuration that must have trained them, one for each way to share the model.
         claim: the newest claim; None admits all.
     """
     checkpoints: list[StoredCheckpoint] = []
@@ -81,7 +81,7 @@ def read_inventory(
             skipped.append(f"skipped a checkpoint: {error}")
             continue
         stored = StoredCheckpoint(manifest, path, work / manifest.folder, number)
-        problem = _problem_of_manifest(stored, lineage, key, training_digest, claim) or _problem_of_files(
+        problem = _problem_of_manifest(stored, lineage, key, training_digests, claim) or _problem_of_files(
             stored
         )
         if problem:
@@ -94,7 +94,11 @@ def read_inventory(
 
 
 def _problem_of_manifest(
-    stored: StoredCheckpoint, lineage: Path, key: bytes, training_digest: str, claim: Claim | None
+    stored: StoredCheckpoint,
+    lineage: Path,
+    key: bytes,
+    training_digests: Collection[str],
+    claim: Claim | None,
 ) -> str | None:
     manifest, path = stored.manifest, stored.manifest_path
     # First: of a manifest that anybody may have written nothing else is believed.
@@ -105,7 +109,7 @@ def _problem_of_manifest(
         )
     if stored.folder != path.with_suffix("") or manifest.lineage != lineage.name:
         return f"it was written for {manifest.folder} and is in another folder"
-    if manifest.config_digest != training_digest:
+    if manifest.config_digest not in training_digests:
         return "it was trained with another configuration"
     if claim is not None and not claim.admits(manifest):
         return f"it was written with fence {manifest.fence} after fence {claim.fence} had taken over"

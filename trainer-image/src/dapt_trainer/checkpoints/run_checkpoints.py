@@ -15,13 +15,10 @@ import torch
 from pydantic import TypeAdapter
 
 from dapt_contract.checkpoint import CheckpointManifest, FileEntry
-from dapt_contract.envelope import ContractError, digest_of
+from dapt_contract.envelope import ContractError
 from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import SidePerplexity
-from dapt_contract.stages.align import AlignConfig
-from dapt_contract.stages.common import CHECKING_FIELDS
-from dapt_contract.stages.finetune import FinetuneConfig
-from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig
+from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_trainer.checkpoints.fence import read_claim, require_not_superseded, write_claim
 from dapt_trainer.checkpoints.inventory import (
     RESUME_FOLDER,
@@ -35,6 +32,13 @@ from dapt_trainer.checkpoints.inventory import (
 )
 from dapt_trainer.checkpoints.listed_files import ChangedFileError, read_listed
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
+from dapt_trainer.checkpoints.same_training import (
+    TrainingConfig,
+    distribution_to_resume,
+    problem_of_sharing,
+    training_digest,
+    zero_stages_by_digest,
+)
 from dapt_trainer.checkpoints.save import (
     SAVE_RESULT,
     PendingSave,
@@ -51,22 +55,11 @@ from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError, StageEnded
 from dapt_trainer.staged_files import StagedFiles
 
-TrainingConfig = PretrainConfig | FinetuneConfig | AlignConfig
 _INVENTORY: TypeAdapter[Inventory] = TypeAdapter(Inventory)
 _STORED_LIST: TypeAdapter[list[StoredCheckpoint]] = TypeAdapter(list[StoredCheckpoint])
 _PROBLEM: TypeAdapter[str | None] = TypeAdapter(str | None)
 LogEntry = dict[str, object]
 """One entry of the log that transformers' Trainer keeps in its state."""
-NEUTRAL_FIELDS = frozenset(
-    {"micro_batch_size", "stop_rule", "base_general_perplexity", "max_train_seconds", "keep_optimizer_states"}
-)
-"""Fields of the configuration that do not change what is trained: a retry with half the micro-batch after an
-out-of-memory, or one with new gates, continues from the same checkpoints."""
-
-
-def training_digest(config: TrainingConfig) -> str:
-    """Return the digest of everything in the configuration that decides the weights."""
-    return digest_of(config.model_dump(mode="json", exclude={*NEUTRAL_FIELDS, *CHECKING_FIELDS}))
 
 
 class RunCheckpoints:
@@ -85,7 +78,9 @@ class RunCheckpoints:
         self._ranks = ranks
         self._identity = context.stage.run
         self._folder = context.work / lineage_folder(self._identity)
-        self._digest = training_digest(config)
+        self._config = config
+        self.distribution = config.distribution
+        """How the ranks share the model: as configured, or as the resumed checkpoint requires."""
         self._checkpoints: list[StoredCheckpoint] = []
         self.resumed: StoredCheckpoint | None = None
         self.skipped: tuple[str, ...] = ()
@@ -106,8 +101,11 @@ class RunCheckpoints:
         # Each rank hashes a part of the files, which may have hundreds of gigabytes.
         with self._context.keep_alive(sum(stored.size_bytes for stored in inventory.checkpoints)):
             self.resumed, inventory = newest_to_resume(
-                self._context.work, inventory, self._problem_of_content
+                self._context.work, inventory, self._problem_of_resuming
             )
+        if self.resumed is not None:
+            kept = distribution_to_resume(self._config, self.resumed.manifest, self._ranks.world_size)
+            self.distribution = kept or self.distribution
         self._checkpoints = self._ranks.from_first(lambda: self._adopt(inventory), _STORED_LIST)
         self.skipped = inventory.skipped
 
@@ -118,11 +116,13 @@ class RunCheckpoints:
                 self._context.work,
                 self._folder,
                 key=self._context.signing_key,
-                training_digest=self._digest,
+                training_digests=zero_stages_by_digest(self._config),
                 claim=read_claim(self._folder, self._context.signing_key),
             )
 
-    def _problem_of_content(self, stored: StoredCheckpoint) -> str | None:
+    def _problem_of_resuming(self, stored: StoredCheckpoint) -> str | None:
+        if problem := problem_of_sharing(self._config, stored.manifest, self._ranks.world_size):
+            return problem
         own = problem_of_content(stored, self._ranks.rank, self._ranks.world_size)
         return next((problem for problem in self._ranks.gather(own, _PROBLEM) if problem), None)
 
@@ -304,7 +304,7 @@ class RunCheckpoints:
                 shutil.rmtree(stored.folder, ignore_errors=True)
         self._checkpoints = kept
         if not kept:
-            self.resumed = None
+            self.resumed, self.distribution = None, self._config.distribution
         self._ranks.barrier()
 
     def _write_manifest(
@@ -318,7 +318,7 @@ class RunCheckpoints:
             world_size=self._ranks.world_size,
             fence=self._identity.fence,
             lineage=self._folder.name,
-            config_digest=self._digest,
+            config_digest=training_digest(self._config.with_distribution(self.distribution)),
             weights_digest=digest_of_weights(
                 {entry.path: entry.sha256 for entry in files if is_loaded(entry.path)}
             ),

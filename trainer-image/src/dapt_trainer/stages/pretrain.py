@@ -95,6 +95,8 @@ class PretrainRun:
         # and by the claim every reader knows to ignore it.
         self.progress.update(activity="looking for checkpoints", total_steps=self.config.total_steps)
         self.checkpoints.open()
+        # The optimizer's state is read in the way in which it was written.
+        self.config = self.config.with_distribution(self.checkpoints.distribution)
 
         # 2. Restore the curve before anything can end the run: the report of every end contains it.
         self._restore_curve()

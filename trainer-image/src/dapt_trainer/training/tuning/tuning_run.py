@@ -140,9 +140,12 @@ class TuningRun(ABC):
         self.context.progress.update(activity="looking for checkpoints", total_steps=self.total_steps)
         self._checkpoints.open()
         resumed = self._checkpoints.resumed
-        # ZeRO spreads the optimizer over the ranks. With another number of them a tuning starts again: it is short, and
-        # converting the checkpoint is not worth it.
-        if resumed is not None and resumed.manifest.world_size != self.ranks.world_size:
+        # ZeRO spreads the optimizer over the ranks. With another number of them, or in another way, a tuning starts
+        # again: it is short, and converting the checkpoint is not worth it.
+        is_shared_alike = self._checkpoints.distribution == self._config.distribution
+        if resumed is not None and not (
+            is_shared_alike and resumed.manifest.world_size == self.ranks.world_size
+        ):
             self._checkpoints.remove()
         return self._checkpoints.log_history()
 
