@@ -25,6 +25,7 @@ from dapt_operator.plan.chain_parts.assess import (
     StageAssessment,
     assess_stage,
     exhausted,
+    memory_rule,
 )
 from dapt_operator.plan.chain_parts.evaluations import (
     assess_evaluations,
@@ -178,7 +179,7 @@ class Chain:
         attempt = measured_attempt(spec, self.facts, measured.base, self.facts.attempt)
         record = ledger.find("pretrain", attempt.number)
         model = start_model(spec, self.facts, attempt.number)
-        full = resolve_pretraining(measured, measured.base, attempt)
+        full = resolve_pretraining(measured, measured.base, attempt, memory_rule(ledger, record))
 
         def stage(batch: Batch) -> StagePlan:
             self._numbers = numbers = full.with_batch(batch)
@@ -265,9 +266,10 @@ class Chain:
         settings, candidate = chosen.spec.finetuning, chosen.candidate
         if settings is None:
             return StageAssessment(Fact.SKIPPED)
+        record = self.inputs.ledger.find("finetune", candidate.attempt, candidate.id)
         return self._assess_training(
-            self.inputs.ledger.find("finetune", candidate.attempt, candidate.id),
-            finetune_batch(chosen, settings),
+            record,
+            finetune_batch(chosen, settings, memory_rule(self.inputs.ledger, record)),
             lambda batch: finetune_stage(
                 chosen, settings, batch, candidate.id, candidate.model, attempt=candidate.attempt
             ),
@@ -277,9 +279,10 @@ class Chain:
         settings, candidate = chosen.spec.preference, chosen.candidate
         if settings is None:
             return StageAssessment(Fact.SKIPPED)
+        record = self.inputs.ledger.find("align", candidate.attempt, candidate.id)
         return self._assess_training(
-            self.inputs.ledger.find("align", candidate.attempt, candidate.id),
-            align_batch(chosen, settings),
+            record,
+            align_batch(chosen, settings, memory_rule(self.inputs.ledger, record)),
             lambda batch: align_stage(
                 chosen, settings, batch, candidate.id, self._tuned_model(chosen), attempt=candidate.attempt
             ),

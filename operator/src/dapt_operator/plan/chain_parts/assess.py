@@ -16,6 +16,7 @@ from dapt_operator.plan.chain_parts.waiting import hindrance, overdue
 from dapt_operator.plan.ledger.gpu_hours import is_spent
 from dapt_operator.plan.ledger.retries import JUDGED, stalled
 from dapt_operator.plan.observed import DesiredState, Observed, Obstacle, find_run
+from dapt_operator.plan.sizing.model_fit.batch import MemoryRule
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan
 from dapt_operator.plan.transitions import Fact
 from dapt_operator.stage_run import RunState
@@ -109,6 +110,17 @@ def assess_stage(
     if record.not_before is not None and inputs.now < datetime.fromisoformat(record.not_before):
         return _to_run(inputs, Fact.BACKOFF, stage, record, companions)
     return _to_run(inputs, Fact.DUE, stage, record, companions)
+
+
+def memory_rule(ledger: Ledger, record: RunRecord | None) -> MemoryRule:
+    """Return what a training stage must fit into, by what of it has run.
+
+    Nothing that a later version estimates, and no edit of the profile, ends a run that lives or undoes one that has
+    ended well. Once pretraining has started, what follows fits as the version planned that started it.
+    """
+    if record is not None and (record.is_open or record.has_succeeded or record.cause in JUDGED):
+        return "any"
+    return "asEarlier" if "pretrain" in ledger.started_kinds() else "withMargin"
 
 
 def exhausted(inputs: ChainInputs, stage: StagePlan, record: RunRecord) -> StageAssessment:

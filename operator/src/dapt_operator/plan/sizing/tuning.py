@@ -12,7 +12,13 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.plan.sizing.batch_size import ENOUGH_STEPS, LARGEST_DEFAULT, default_batch_size
-from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, TrainingBlock, fit_batch
+from dapt_operator.plan.sizing.model_fit.batch import (
+    Batch,
+    BatchRequest,
+    MemoryRule,
+    TrainingBlock,
+    fit_batch,
+)
 from dapt_operator.plan.sizing.resolve import (
     RankLayout,
     RefusedError,
@@ -157,6 +163,7 @@ class TuningRequest:
         *,
         records: int | None,
         sequence_length_tokens: int,
+        memory_rule: MemoryRule = "withMargin",
     ) -> Batch:
         """Return the batch with the way in which the ranks share the model, on the nodes that it takes.
 
@@ -169,7 +176,11 @@ class TuningRequest:
         larger = [
             layout.nodes for layout in reversed(self.layouts) if layout.nodes > most_suitable.layout.nodes
         ]
-        for nodes in (most_suitable.layout.nodes, *larger):
+        candidates = [(nodes, False) for nodes in (most_suitable.layout.nodes, *larger)]
+        if memory_rule != "withMargin":
+            # Only where no number of nodes fits by today's rules: a run has started by those of an earlier version.
+            candidates.append((most_suitable.layout.nodes, True))
+        for nodes, is_lenient in candidates:
             request = self.on_nodes(nodes)
             try:
                 return fit_batch(
@@ -182,14 +193,15 @@ class TuningRequest:
                         micro_batch_size=self.settings.micro_batch_size,
                         sequence_length_tokens=sequence_length_tokens,
                         sequences_per_unit=self.sequences_per_unit,
+                        memory_rule=memory_rule if is_lenient else "withMargin",
                     ),
                     spec,
                     profile,
                 )
             except RefusedError as refused:
-                if refused.reason != NOT_ENOUGH_MEMORY or nodes == self.layouts[0].nodes:
+                if refused.reason != NOT_ENOUGH_MEMORY or (nodes, is_lenient) == candidates[-1]:
                     raise
-        raise AssertionError("the largest layout either fits or is refused")
+        raise AssertionError("the last of the candidates either fits or is refused")
 
 
 def finetuning_request(

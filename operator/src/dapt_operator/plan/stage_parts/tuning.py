@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dapt_contract.stages.common import ModelReference, TrainingConfig
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
-from dapt_operator.plan.sizing.model_fit.batch import Batch
+from dapt_operator.plan.sizing.model_fit.batch import Batch, MemoryRule
 from dapt_operator.plan.sizing.tuning import TuningRequest, tuning_sequence_length
 from dapt_operator.plan.sizing.tuning_estimate import UNKNOWN_SIZE, TuningSize
 from dapt_operator.plan.stage_parts import common
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, TuningData
 
 
-def fit_tuning_batch(inputs: StageInputs, request: TuningRequest, data: TuningData | None) -> Batch:
+def fit_tuning_batch(
+    inputs: StageInputs, request: TuningRequest, data: TuningData | None, memory_rule: MemoryRule
+) -> Batch:
     """Return the batch of a tuning stage.
 
     Raises:
@@ -24,6 +26,7 @@ def fit_tuning_batch(inputs: StageInputs, request: TuningRequest, data: TuningDa
         grown_model(prepared.model, spec, prepared.tokenizer),
         records=num_records(data),
         sequence_length_tokens=_sequence_length(inputs),
+        memory_rule=memory_rule,
     )
 
 

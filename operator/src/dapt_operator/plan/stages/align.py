@@ -6,20 +6,20 @@ from dapt_contract.layout import PREFERENCES
 from dapt_contract.stages.align import AlignConfig
 from dapt_contract.stages.common import ModelReference
 from dapt_operator.api.v1alpha1.spec_training import Preference
-from dapt_operator.plan.sizing.model_fit.batch import Batch
+from dapt_operator.plan.sizing.model_fit.batch import Batch, MemoryRule
 from dapt_operator.plan.sizing.tuning import preference_request
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
 from dapt_operator.plan.stage_parts.tuning import fit_tuning_batch, tuning_config
 
 
-def align_batch(inputs: StageInputs, settings: Preference) -> Batch:
+def align_batch(inputs: StageInputs, settings: Preference, memory_rule: MemoryRule = "withMargin") -> Batch:
     """Return the batch of preference tuning.
 
     Raises:
         RefusedError: as `fit_batch`.
     """
     request = preference_request(inputs.spec, inputs.profile, settings)
-    return fit_tuning_batch(inputs, request, inputs.preferences)
+    return fit_tuning_batch(inputs, request, inputs.preferences, memory_rule)
 
 
 def align_stage(

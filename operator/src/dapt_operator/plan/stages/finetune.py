@@ -6,20 +6,22 @@ from dapt_contract.layout import INSTRUCTIONS
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.finetune import FinetuneConfig
 from dapt_operator.api.v1alpha1.spec_training import Finetuning
-from dapt_operator.plan.sizing.model_fit.batch import Batch
+from dapt_operator.plan.sizing.model_fit.batch import Batch, MemoryRule
 from dapt_operator.plan.sizing.tuning import finetuning_request
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, TuningData, rank_resources
 from dapt_operator.plan.stage_parts.tuning import fit_tuning_batch, num_records, tuning_config
 
 
-def finetune_batch(inputs: StageInputs, settings: Finetuning) -> Batch:
+def finetune_batch(
+    inputs: StageInputs, settings: Finetuning, memory_rule: MemoryRule = "withMargin"
+) -> Batch:
     """Return the batch of fine-tuning.
 
     Raises:
         RefusedError: as `fit_batch`.
     """
     request = finetuning_request(inputs.spec, inputs.profile, settings)
-    return fit_tuning_batch(inputs, request, inputs.instructions)
+    return fit_tuning_batch(inputs, request, inputs.instructions, memory_rule)
 
 
 def finetune_stage(

@@ -12,7 +12,7 @@ from dapt_contract.stages.pretrain import PretrainConfig, RegularizationConfig
 from dapt_contract.stop_rule import StopRule
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
-from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, fit_batch
+from dapt_operator.plan.sizing.model_fit.batch import Batch, BatchRequest, MemoryRule, fit_batch
 from dapt_operator.plan.sizing.resolve import (
     RankLayout,
     Steps,
@@ -47,7 +47,9 @@ class PretrainingPlan:
 
 
 @remembered(_CACHED_PLANS)
-def resolve_pretraining(inputs: StageInputs, base: Measure, attempt: Attempt) -> PretrainingPlan:
+def resolve_pretraining(
+    inputs: StageInputs, base: Measure, attempt: Attempt, memory_rule: MemoryRule = "withMargin"
+) -> PretrainingPlan:
     """Return the numbers of an attempt.
 
     Raises:
@@ -73,6 +75,7 @@ def resolve_pretraining(inputs: StageInputs, base: Measure, attempt: Attempt) ->
             global_batch_size=budget.global_batch_size,
             micro_batch_size=spec.pretraining.micro_batch_size,
             sequence_length_tokens=length,
+            memory_rule=memory_rule,
         ),
         spec,
         inputs.profile,

@@ -26,6 +26,7 @@ from dapt_operator.plan.sizing.model_fit.parallelism import (
     SharingRequest,
     choose_sharing,
     node_bytes,
+    sharing_of_started,
     smallest_sharing,
     what_would_fit,
 )
@@ -36,6 +37,12 @@ MICRO_BATCH_TOKENS: Final[dict[AcceleratorKind, int]] = {"gpu": 32_768, "cpu": 1
 
 TrainingBlock = Literal["pretraining", "finetuning", "preference"]
 """Blocks of the spec that train."""
+
+
+MemoryRule = Literal["withMargin", "asEarlier", "any"]
+"""What a stage must fit into: the accelerator with `FREE_FRACTION` of it free; the whole of it, as earlier versions
+planned, where a run has started; or nothing, where a run lives or has ended well. So what is paid for does not end by a
+later version's estimate."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class BatchRequest:
     sequence_length_tokens: int
     sequences_per_unit: int = 1
     """Sequences that one unit of the batch holds: two for a pair of preference tuning."""
+    memory_rule: MemoryRule = "withMargin"
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,10 @@ def fit_batch(request: BatchRequest, spec: DomainAdaptationSpec, profile: Adapta
     per_rank = request.global_batch_size // request.layout.world_size
     sharing_request = _sharing_request(request, spec, profile)
     sharing = choose_sharing(sharing_request)
+    if sharing is None and request.memory_rule != "withMargin":
+        sharing = sharing_of_started(
+            sharing_request, profile.accelerator.memory_gib * GIB, must_fit=request.memory_rule == "asEarlier"
+        )
     if sharing is None:
         raise _too_large(request.block, profile, sharing_request)
     return Batch(

@@ -236,6 +236,24 @@ def choose_sharing(request: SharingRequest) -> Sharing | None:
     return next((sharing for sharing in sharings(request) if _fits(request, sharing)), None)
 
 
+def sharing_of_started(
+    request: SharingRequest, accelerator_bytes: float, *, must_fit: bool
+) -> Sharing | None:
+    """Return the way for a stage of which a run has started already, where none fits by today's rules.
+
+    The first that fits as earlier versions planned: they left nothing free of an accelerator, and did not count what a
+    process takes of its node. Where it need not fit, since a run lives or has ended well, else the smallest one.
+    """
+    limit = math.inf if request.host_memory_limit_bytes is None else request.host_memory_limit_bytes
+    fitting = (
+        sharing
+        for sharing in sharings(request)
+        if sharing.memory.total <= accelerator_bytes and sharing.host_bytes * request.ranks_per_node <= limit
+    )
+    found = next(fitting, None)
+    return found if found is not None or must_fit else smallest_sharing(request)
+
+
 def smallest_sharing(request: SharingRequest) -> Sharing:
     """Return the way that takes least of an accelerator, for the message of a refusal."""
     return min(sharings(request), key=lambda sharing: sharing.memory.total)
