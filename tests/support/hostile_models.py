@@ -215,6 +215,10 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     "attention of a part": (config(text_config={"_attn_implementation": {"": "org/evil"}}), elsewhere("config.json", "text_config._attn_implementation", {"": "org/evil"})),
     "attention of transformers": (config(_attn_implementation="sdpa", attn_config={"attn_impl": "torch"}), ACCEPTED),
     "experts from a hub": (config(experts_implementation="org/evil"), elsewhere("config.json", "experts_implementation", "org/evil")),
+    "a plan for accelerators": (
+        config(base_model_tp_plan={"layers.*.mlp.up_proj": "rowwise"}),
+        "config.json says how accelerators divide the model (base_model_tp_plan), which only transformers does; remove the setting",
+    ),
     "kernels from a hub": (config(use_kernels=True), f"config.json asks for kernels from a hub (use_kernels){NO_CODE}"),
     "a map of kernels": (config(kernel_config={"RMSNorm": "org/evil"}), f"config.json asks for kernels from a hub (kernel_config){NO_CODE}"),
     "a kernel by another name": (config(rope_kernel="org/evil:rope"), elsewhere("config.json", "rope_kernel", "org/evil:rope")),

@@ -29,6 +29,9 @@ _CODE = frozenset(
 """Settings that name code of a repository, or of an installed package."""
 _FILES = frozenset({"gguf_file", "transformers_weights"})
 """Settings that name other weights than the folder's own."""
+_PARALLEL_PLAN = re.compile(r"_(tp|pp|ep)_plan$")
+"""Settings that say how ranks divide a model, which transformers has for each architecture and no file does: another
+plan would give other numbers on several accelerators than on one."""
 _KERNELS = frozenset({"kernel_config", "kernel_mapping", "use_kernels"})
 _QUANTIZERS = frozenset({"compression_config", "quantization_config"})
 _MEGATRON: Mapping[str, tuple[JsonValue, ...]] = {
@@ -90,6 +93,8 @@ def _reason(place: str, value: JsonValue) -> str:
         return f"asks for code from the model's repository ({shown}), {NO_CODE}"
     if key in _FILES and value:
         return f"names other weights than the folder's ({shown}: {_quoted(value)}); remove the setting"
+    if _PARALLEL_PLAN.search(key) and value:
+        return f"says how accelerators divide the model ({shown}), which only transformers does; remove the setting"
     if key in _KERNELS and value:
         return f"asks for kernels from a hub ({shown}), {NO_CODE}"
     if key in _MEGATRON and value not in _MEGATRON[key]:
