@@ -215,3 +215,15 @@ def test_two_changes_are_proposed_where_no_single_one_is_enough() -> None:
     )
     (proposal,) = what_would_fit(alone)
     assert proposal.startswith("lora with sequences of 32768 tokens (zeroStage 2 with offload optimizer, ")
+
+
+def test_penalty_that_keeps_weights_whole_is_named_among_what_would_fit() -> None:
+    penalized = request(
+        world_size=8,
+        lora=LoraConfig(),
+        memory_limit_bytes=16 * GIB,
+        may_spread=False,
+        regularization=PENALTY,
+    )
+    (proposal, *_) = what_would_fit(penalized)
+    assert proposal.startswith("no pretraining.regularization (zeroStage 3, ")

@@ -5,6 +5,7 @@ Raises `RefusedError` for what the numbers rule out; the message says which fiel
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
@@ -267,11 +268,11 @@ def _too_large(block: TrainingBlock, profile: AdaptationProfileSpec, request: Sh
             f", and {node_bytes(request, smallest) / GIB:.1f} GiB of a node's memory, of which"
             f" resources.memory gives {request.host_memory_limit_bytes / GIB:.1f}"
         )
-    advice = (
-        f"what would fit: {'; '.join(proposals)}"
-        if proposals
-        else "use lora, a shorter corpus.sequenceLength, more ranks, or a profile with more memory"
-    )
+    if not proposals:
+        # No change of the spec is enough, so it is the accelerator that is too small.
+        needed_gib = math.ceil(smallest.memory.total / GIB / (1.0 - FREE_FRACTION))
+        proposals = [f"a profile whose accelerator.memoryGiB is at least {needed_gib}"]
+    advice = f"what would fit: {'; '.join(proposals)}"
     offered = f"{profile.accelerator.memory_gib:g}{host}"
     return RefusedError(
         NOT_ENOUGH_MEMORY,

@@ -279,6 +279,9 @@ def what_would_fit(request: SharingRequest) -> list[str]:
     free = replace(free, micro_batch_sizes=(1,))
     if request.lora is None:
         propose("lora", replace(free, lora=LoraConfig()))
+    if request.regularization is not None:
+        # A penalty needs whole weights on each rank.
+        propose("no pretraining.regularization", replace(free, regularization=None, may_spread=True))
     proposals += _with_more_host_memory(free)
     length = request.sequence_length_tokens // 2
     while length >= SHORTEST_SEQUENCE_TOKENS:
