@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 import torch
 
@@ -25,7 +25,7 @@ from dapt_contract.checkpoint import FileEntry
 
 _save = torch.save
 """Kept, because `capturing` replaces it."""
-_TYPE_NAMES = {
+TYPE_NAMES: Final[dict[torch.dtype, str]] = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -38,7 +38,7 @@ _TYPE_NAMES = {
     torch.bool: "BOOL",
 }
 """How the header of a safetensors file names the types."""
-_ALIGNMENT_BYTES = 8
+HEADER_ALIGNMENT_BYTES: Final = 8
 """The header of a safetensors file is filled with spaces to a multiple of this."""
 _TensorKey: TypeAlias = tuple[int, int, torch.Size, tuple[int, ...], torch.dtype]
 
@@ -265,12 +265,12 @@ def _write_safetensors(file: _HashingFile, tensors: Mapping[str, torch.Tensor]) 
         tensor = tensors[name]
         begin, end = end, end + tensor.numel() * tensor.element_size()
         header[name] = {
-            "dtype": _TYPE_NAMES[tensor.dtype],
+            "dtype": TYPE_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+    text += b" " * (-len(text) % HEADER_ALIGNMENT_BYTES)
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
     for name in names:

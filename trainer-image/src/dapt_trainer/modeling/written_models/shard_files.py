@@ -17,22 +17,10 @@ from typing import Final
 
 import torch
 
-TYPE_NAMES: Final[dict[torch.dtype, str]] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""Names of number formats in safetensors files."""
+from dapt_trainer.staged_files import HEADER_ALIGNMENT_BYTES, TYPE_NAMES
+
 TYPES: Final = {name: dtype for dtype, name in TYPE_NAMES.items()}
 _BLOCK_BYTES: Final = 64 * 2**20
-_HEADER_ALIGNMENT: Final = 8
 
 
 @dataclass(frozen=True)
@@ -121,5 +109,5 @@ def _header(tensors: Sequence[PlannedTensor]) -> bytes:
         }
         begin = end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
+    text += b" " * (-len(text) % HEADER_ALIGNMENT_BYTES)
     return struct.pack("<Q", len(text)) + text
