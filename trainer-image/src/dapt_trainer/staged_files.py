@@ -11,35 +11,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import torch
 
 from dapt_contract.checkpoint import FileEntry
+from dapt_trainer.safetensors_header import safetensors_header
 
 _save = torch.save
 """Kept, because `capturing` replaces it."""
-TYPE_NAMES: Final[dict[torch.dtype, str]] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""How the header of a safetensors file names the types."""
-HEADER_ALIGNMENT_BYTES: Final = 8
-"""The header of a safetensors file is filled with spaces to a multiple of this."""
 _TensorKey: TypeAlias = tuple[int, int, torch.Size, tuple[int, ...], torch.dtype]
 
 
@@ -259,20 +244,8 @@ def _write_safetensors(file: _HashingFile, tensors: Mapping[str, torch.Tensor]) 
     """Write tensors in the format of safetensors: length of the header, header in JSON, values without gaps."""
     # Wide types first, as the library does, so that every tensor begins at a multiple of its own width.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in names:
-        tensor = tensors[name]
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": TYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % HEADER_ALIGNMENT_BYTES)
-    file.write(len(text).to_bytes(8, "little"))
-    file.write(text)
+    parts = [(name, tensors[name].dtype, tensors[name].shape) for name in names]
+    file.write(safetensors_header(parts))
     for name in names:
         values = tensors[name].reshape(-1)
         if values.numel():

@@ -7,9 +7,7 @@ each tensor, and the tensors' bytes, so the header can be written before the fir
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Final
 
 import torch
 
-from dapt_trainer.staged_files import HEADER_ALIGNMENT_BYTES, TYPE_NAMES
+from dapt_trainer.safetensors_header import TYPE_NAMES, safetensors_header
 
 TYPES: Final = {name: dtype for dtype, name in TYPE_NAMES.items()}
 _BLOCK_BYTES: Final = 64 * 2**20
@@ -81,7 +79,7 @@ def write_shard(
             digest.update(content)
             heartbeat()
 
-        write(_header(ordered))
+        write(safetensors_header([(tensor.name, tensor.dtype, tensor.shape) for tensor in ordered]))
         for tensor in ordered:
             value = value_of(tensor)
             if value.shape != tensor.shape or value.dtype != tensor.dtype:
@@ -94,20 +92,3 @@ def write_shard(
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
-
-
-def _header(tensors: Sequence[PlannedTensor]) -> bytes:
-    # The entry by which transformers knows that the file is torch's.
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for tensor in tensors:
-        end = begin + tensor.num_bytes
-        entries[tensor.name] = {
-            "dtype": TYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-        begin = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % HEADER_ALIGNMENT_BYTES)
-    return struct.pack("<Q", len(text)) + text
