@@ -7,7 +7,7 @@ import pytest
 from dapt_operator.testing.objects import Ends
 from support.worlds import World
 
-SPEC = {"pretraining": {"method": {"lora": None, "full": {}}, "microBatchSize": None}}
+SPEC: dict[str, object] = {"pretraining": {"method": {"lora": None, "full": {}}, "microBatchSize": None}}
 FITS = {"accelerator": {"memoryGiB": 4.0}}
 FILLED = {"accelerator": {"memoryGiB": 3.6}}
 """The model takes 3.5 GiB: the whole card holds it, and a plan leaves 8 % of it free."""

@@ -88,7 +88,7 @@ def test_tuning_text_at_which_the_tokenizer_fails_is_named_by_file_and_line(
 ) -> None:
     def encode(text: str) -> list[int]:
         if text.startswith("bad"):
-            raise Exception("no such token.\nmore")  # noqa: TRY002: as the library does
+            raise Exception("no such token.\nmore")  # as the library does
         return [1, 2]
 
     path = tmp_path / "examples.jsonl"
