@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +139,39 @@ def test_base_items_that_the_baseline_did_not_report_are_refused(work: Path) -> 
     path.write_text(path.read_text().replace(items_digest(ITEMS), items_digest(forged)))
     assert base_items(work, LINEAGE) == forged
     with pytest.raises(InputError, match=r"items\.jsonl: has the SHA-256 .* was written there"):
+        base_items(work, LINEAGE, items_digest(ITEMS))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_base_items_of_a_report_without_the_signature_are_refused(
+    work: Path, change: Callable[[Path], None]
+) -> None:
+    assert base_items(work, LINEAGE, signing_key=KEY) == ITEMS
+    change(work)
+    with pytest.raises(InputError, match="no finished baseline to compare with; run baseline first"):
+        base_items(work, LINEAGE, signing_key=KEY)
+    assert base_items(work, LINEAGE, items_digest(ITEMS), KEY) == ITEMS
+
+
+@pytest.mark.parametrize("kind", ["link", "folder that is a link", "pipe", "folder", "endless"])
+def test_base_items_are_read_from_a_regular_file_alone(work: Path, kind: str) -> None:
+    path = work / LINEAGE / "try-1/items.jsonl"
+    moved = path.rename(work / "moved.jsonl")
+    if kind == "link":
+        path.symlink_to(moved)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "endless":
+        with path.open("wb") as file:
+            file.truncate(2**41)
+    else:
+        named = f"{LINEAGE}/other/moved.jsonl"
+        (work / LINEAGE / "other").symlink_to(work)
+        report = work / REPORT
+        report.write_text(report.read_text().replace(f"{LINEAGE}/try-1/items.jsonl", named))
+    with pytest.raises(InputError, match=r"items cannot be read \(IrregularFileError\); run baseline again"):
         base_items(work, LINEAGE, items_digest(ITEMS))
 
 

@@ -89,12 +89,12 @@ def test_an_empty_task_is_refused() -> None:
 def test_items_survive_the_file(tmp_path: Path) -> None:
     written = items(1.0, 0.0, 0.123456789)
     write_items(tmp_path / "try-1" / "items.jsonl", written)
-    assert read_items(tmp_path / "try-1" / "items.jsonl") == tuple(written)
+    assert read_items(tmp_path, "try-1/items.jsonl") == tuple(written)
 
 
 def test_missing_items_name_the_file_and_the_next_step(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        read_items(tmp_path / "items.jsonl")
+        read_items(tmp_path, "items.jsonl")
     assert str(caught.value) == (
         f"{tmp_path}/items.jsonl: the base model's items cannot be read (FileNotFoundError); run baseline again"
     )
@@ -142,4 +142,4 @@ def test_items_are_read_as_they_were_written(tmp_path: Path) -> None:
     """The names of items come from people's texts, which hold what Unicode calls line breaks."""
     written = [Item(task="t\u2028\u0085", id=f"ü\x0b\x1c{number}", value=1.0) for number in range(3)]
     write_items(tmp_path / "items.jsonl", written)
-    assert read_items(tmp_path / "items.jsonl") == tuple(written)
+    assert read_items(tmp_path, "items.jsonl") == tuple(written)

@@ -112,7 +112,7 @@ def test_the_baseline_measures_everything_and_keeps_its_items(
     ]
     assert all(score.difference is None for score in base.scores)
     assert report.items_path == "stages/baseline-a1/try-1/items.jsonl"
-    assert len(read_items(work / report.items_path)) == 262
+    assert len(read_items(work, report.items_path)) == 262
     assert base.domain.a.tokens != base.domain.b.tokens
     assert board.activities() == [
         "loading model",
@@ -131,8 +131,8 @@ def test_the_baseline_measures_everything_and_keeps_its_items(
 
 def test_a_candidate_is_paired_with_the_base_items(measured: tuple[Path, Any, Any, Recorder]) -> None:
     work, base_report, report, _ = measured
-    base_values = {(item.task, item.id): item.value for item in read_items(work / base_report.items_path)}
-    items = [item for item in read_items(work / report.items_path) if item.task == "animals"]
+    base_values = {(item.task, item.id): item.value for item in read_items(work, base_report.items_path)}
+    items = [item for item in read_items(work, report.items_path) if item.task == "animals"]
     differences = [item.value - base_values[item.task, item.id] for item in items]
     score = report.facts.measure.scores[0]
     assert score.difference == pytest.approx(sum(differences) / 240)
@@ -380,7 +380,7 @@ def test_a_baseline_of_equal_model_data_and_settings_is_read_again(
     assert loads == []
     assert (second.facts, second.key, second.reused_from) == (first.facts, first.key, BASELINE_LINEAGE)
     assert second.items_path == "stages/baseline-a2/try-1/items.jsonl"
-    assert read_items(work / second.items_path) == read_items(work / first.items_path)
+    assert read_items(work, second.items_path) == read_items(work, first.items_path)
     moved = tuple(task.model_copy(update={"source": "file://elsewhere.jsonl"}) for task in EVALUATION.tasks)
     assert (
         again(3, EVALUATION.model_copy(update={"tasks": moved})).key == first.key

@@ -84,10 +84,25 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
         IrregularFileError: a link, no regular file, or longer than `max_bytes`.
         OSError: missing, or not readable.
     """
-    with os.fdopen(open_regular(path.parent, path.name), "rb") as file:
+    return read_regular_below(path.parent, path.name, max_bytes)
+
+
+def read_regular_below(root: Path, name: str, max_bytes: int) -> bytes:
+    """Return the content of a file below a folder, as `read_regular_file`; no part of its path below it is a link.
+
+    Args:
+        root: folder that is trusted as it is.
+        name: path relative to it, with `/`.
+        max_bytes: of the content.
+
+    Raises:
+        IrregularFileError: a link, no regular file, a name that leads out, or longer than `max_bytes`.
+        OSError: missing, or not readable.
+    """
+    with os.fdopen(open_regular(root, name), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         # One byte more tells a longer file from one that just fits, also of a file that grows meanwhile.
         content = file.read(max_bytes + 1) if size <= max_bytes else b""
     if max(len(content), size) > max_bytes:
-        raise IrregularFileError(errno.EFBIG, f"larger than {max_bytes:,} bytes", str(path))
+        raise IrregularFileError(errno.EFBIG, f"larger than {max_bytes:,} bytes", str(root / name))
     return content

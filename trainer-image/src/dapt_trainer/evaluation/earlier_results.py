@@ -75,7 +75,7 @@ def kept_results(
         if not isinstance(report, BaselineReport) or report.key != key:
             continue
         try:
-            return report, read_items(work / report.items_path, report.items_digest), lineage
+            return report, read_items(work, report.items_path, report.items_digest), lineage
         except InputError:
             continue  # its items were removed to free space, or changed
     return None
@@ -103,21 +103,25 @@ def found_by_all(ranks: Ranks, found: bool) -> bool:
     return bool(found) if ranks.world_size == 1 else ranks.maximum(float(not found)) == 0.0
 
 
-def base_items(work: Path, lineage: str, expected_digest: str | None = None) -> tuple[Item, ...]:
+def base_items(
+    work: Path, lineage: str, expected_digest: str | None = None, signing_key: bytes = b""
+) -> tuple[Item, ...]:
     """Read the items that the baseline in a lineage folder stored.
 
     Args:
         work: root of the work volume.
         lineage: folder of the baseline.
         expected_digest: of the items, as the baseline reported it; None: as its report on the volume says.
+        signing_key: that must have signed the report; empty: none is checked.
 
     Raises:
         InputError: there is no finished baseline, or its items cannot be read.
     """
-    report = find_report(work, lineage, "baseline")
+    # A digest that was reported covers the items, whoever wrote the report that names their file.
+    report = find_report(work, lineage, "baseline", key=b"" if expected_digest else signing_key)
     if not isinstance(report, BaselineReport):
         raise InputError(f"{work / lineage}: no finished baseline to compare with; run baseline first")
-    return read_items(work / report.items_path, expected_digest or report.items_digest)
+    return read_items(work, report.items_path, expected_digest or report.items_digest)
 
 
 def measured_before(work: Path, lineages: Iterable[str], signing_key: bytes = b"") -> dict[str, Measure]:

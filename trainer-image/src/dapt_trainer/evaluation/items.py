@@ -22,11 +22,14 @@ from typing import Literal
 from dapt_contract.base import Contract
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.measure import Score, Side
+from dapt_contract.untrusted.regular_files import read_regular_below
 from dapt_trainer.digests import changed_file
 from dapt_trainer.errors import InputError
 
 MIN_ITEMS_FOR_HALVES = 200
 """Fewer items are not divided into halves, whose scores would be too noisy."""
+MAX_ITEMS_BYTES = 1024**3
+"""Of a file of items; a few million of them have half of that."""
 
 
 class Item(Contract):
@@ -173,18 +176,21 @@ def _content(items: Iterable[Item]) -> bytes:
     return "".join(item.model_dump_json() + "\n" for item in items).encode()
 
 
-def read_items(path: Path, expected_digest: str = "") -> tuple[Item, ...]:
+def read_items(work: Path, name: str, expected_digest: str = "") -> tuple[Item, ...]:
     """Read what `write_items` wrote.
 
     Args:
-        path: of the file.
+        work: root of the work volume.
+        name: of the file, relative to it. A link or a pipe in its way is not opened: a report names it, and whoever
+            writes to the volume can write one.
         expected_digest: its `items_digest`; empty: it is not known, and the file is read unchecked.
 
     Raises:
         InputError: the file is missing or damaged, or it is not the one that was written.
     """
+    path = work / name
     try:
-        content = path.read_bytes()
+        content = read_regular_below(work, name, MAX_ITEMS_BYTES)
         found = hashlib.sha256(content).hexdigest()
         if expected_digest and found != expected_digest:
             raise changed_file(path, found, expected_digest)

@@ -34,7 +34,7 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
     manifest = read_recorded_data(context.work, config.prepared_digest)
     spread = usable_spread(context.work, config.model.weights, config.spread, ranks)
     bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest)
-    paired = base_items(context.work, config.base_items_path, config.base_items_digest)
+    paired = base_items(context.work, config.base_items_path, config.base_items_digest, context.signing_key)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
     with context.keep_alive(size_of_reference(context.work, config.model)):
         hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)

@@ -66,7 +66,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
     pending = {digest for digest in digests.values() if digest not in measures}
     spread = usable_spread(context.work, config.models[0].model.weights, config.spread, ranks)
     bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest, models=len(pending))
-    paired = base_items(context.work, config.base_items_path, config.base_items_digest)
+    paired = base_items(context.work, config.base_items_path, config.base_items_digest, context.signing_key)
     written = WrittenModels(context, ranks)
     answers_of: dict[str, list[str]] = {}
     prompts: list[str] | None = None
