@@ -23,6 +23,7 @@ def test_printable_text_steers_no_terminal(text: str) -> None:
         "Größe 41.0 ± 2.2 · → ✓ …",
         "می\u200cخواهم",
         "👩\u200d⚕️ \U0001f1e9\U0001f1ea",
+        "❤️\u200d🔥 葛\U000e0100 ᠠ\u180b 한국어",
         "nbsp\u00a0and thin\u2009space",
         "[red]brackets[/red] <b>and</b> tags",
     ],
@@ -40,6 +41,10 @@ def test_whole_sequences_go_and_broken_ones_lose_their_escape() -> None:
     assert printable("\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07") == "red link"
     assert printable("\x1b]0;title") == "]0;title"
     assert printable("\ud800 and \udcff") == "\ufffd and \ufffd"
+
+
+def test_a_blank_of_braille_separates_words() -> None:
+    assert printable("⠓⠊\u2800⠽⠕⠥") == "⠓⠊ ⠽⠕⠥"
 
 
 def test_values_are_cleaned_at_every_depth() -> None:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import unicodedata
 
 DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+INVISIBLE = (
+    "\u200b\u2060\u2065\ufeff\u2028\u2029\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufff0\U0001bca0\U0001d173"
+    "\U000e0041\U000e0fff"
+)
+JOINING = "\u200c\u200d"
+SELECTING = "\u180b\ufe00\ufe01\ufe02\ufe0f\U000e0100\U000e01ef"
 HOSTILE_TEXTS = (
     "\x1b[2J\x1b[Hvisible",
     "\x1b[31mvisible\x1b[0m",
@@ -24,6 +30,10 @@ HOSTILE_TEXTS = (
     "\u2028\u2029visible",
     "\ud800visible\udfff",
     "\U000e0041\U000e0042visible",
+    "\u115f\u1160\u3164\uffa0\u2800visible",
+    "\u034f\u17b4\u17b5\u2065\ufff0\U0001bca0\U0001d173\U000e0fffvisible",
+    "visible\ufe0f\ufe01\ufe02\U000e0100\U000e01ef",
+    "visible\u200c\u200d\u200d\ufe00\u200c",
     "\x1b[?1049hvisible\x1bc",
     "[red]visible[/red] [link=http://evil.example]x[/link] [/]",
     "<script>alert(1)</script><img src=x onerror=alert(1)>visible",
@@ -39,7 +49,9 @@ def assert_inert(text: str) -> None:
         for index, character in enumerate(text)
         if (unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t")
         or character in DIRECTIONS
-        or character in "\u200b\u2060\ufeff\u2028\u2029"
+        or character in INVISIBLE
+        or (character in SELECTING and text[index - 1 : index] in [*JOINING, *SELECTING])
+        or (character in JOINING and text[index - 1 : index] in [*JOINING])
     ]
     assert not found, found[:3]
     text.encode()

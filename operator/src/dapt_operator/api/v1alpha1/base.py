@@ -211,10 +211,12 @@ _NO_NODE_HAS_IT = TextRule(
 )
 _NO_LIMIT = TextRule(
     "^0+([.]0+)?[A-Za-z]*$",
-    "is zero, which Kubernetes takes for no limit at all; write what a pod needs, such as 64Gi, or leave the field out",
+    "is zero, which Kubernetes takes for no limit at all; write what a pod needs, such as 64Gi of memory or 8 CPUs, or"
+    " leave the field out",
 )
-Quantity = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32), TextRules(_NO_NODE_HAS_IT)]
-Memory = Annotated[str, Field(pattern=QUANTITY_PATTERN, max_length=32), TextRules(_NO_NODE_HAS_IT, _NO_LIMIT)]
+Quantity = Annotated[
+    str, Field(pattern=QUANTITY_PATTERN, max_length=32), TextRules(_NO_NODE_HAS_IT, _NO_LIMIT)
+]
 Glob = Annotated[str, Field(min_length=1, max_length=1024)]
 Cleaned = BeforeValidator(printable_values)
 """Cleans a text of a status, which comes from pods, controllers and tenants, of what would steer a terminal. Before the

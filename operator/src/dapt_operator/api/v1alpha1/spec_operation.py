@@ -13,7 +13,6 @@ from dapt_operator.api.v1alpha1.base import (
     LICENSE_PATTERN,
     Base,
     Integer,
-    Memory,
     Quantity,
     Rule,
     SecretName,
@@ -73,7 +72,7 @@ class Resources(Base):
     accelerator.perNode."""
     cpu: Quantity | None = None
     """CPUs per pod. Absent: the value of the profile's pod template."""
-    memory: Memory | None = None
+    memory: Quantity | None = None
     """Memory per pod. Absent: the value of the profile's pod template."""
 
 
@@ -83,7 +82,7 @@ class CpuResources(Base):
 
     cpu: Quantity | None = None
     """CPUs of the pod. Absent: the value of `resources`."""
-    memory: Memory | None = None
+    memory: Quantity | None = None
     """Memory of the pod. Absent: the value of `resources`."""
 
 

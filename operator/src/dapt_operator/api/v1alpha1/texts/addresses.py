@@ -36,6 +36,7 @@ _GS_NAME: Final = (
     "the name of a bucket has lower-case letters, digits, '-', '_' and '.', at least three, and a letter or digit at"
     " either end: correct it"
 )
+_BUCKET_ITSELF: Final = "is the bucket itself, which holds what others have written; write a folder in it, such as s3://BUCKET/FOLDER"
 _ADAPTATION: Final = "write adaptation://NAME, the name of an adaptation in this namespace"
 
 # '.', and characters that are shown as dots or become dots when a text is normalized. The second class are two or more.
@@ -124,6 +125,7 @@ _MODEL: Final = TextRules(
     _CLUSTER,
 )
 _DESTINATION: Final = TextRules(
+    TextRule("^(s3|gs)://[^/]*[./]*$", _BUCKET_ITSELF),
     TextRule(f"^pvc://{_CLAIM}/[./]*[^./]", _CLAIM_DESTINATION, is_required=True, scheme="pvc"),
     TextRule(f"^pvc{_TRAVERSAL}", _CLAIM_DESTINATION, scheme="pvc"),
     TextRule("^pvc://[^/]*-[0-9a-f]{8}-work/", _WORK_CLAIM, scheme="pvc"),

@@ -15,15 +15,17 @@ from pydantic import GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
-_HIDDEN: Final = (
-    "\\u0000-\\u001f\\u007f-\\u009f"  # controls, with the escape character and line breaks
-    "\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u206f"  # direction marks, overrides and isolates
-    "\\u00ad\\u180e\\u200b\\u2028\\u2029\\u2060-\\u2064\\ufeff"  # invisible spaces, hyphens and separators
-    "\\ufff9-\\ufffb\\U000e0000-\\U000e007f"  # annotations and tags
-)
-"""Characters that no name has: a terminal obeys them, or shows a text as another one. As escapes of CEL and Python.
+from dapt_contract.untrusted.printable import INVISIBLE, JOINERS, SELECTORS, character_class
 
-They are those that `printable` takes out: a name that has one would be shown as the name without it."""
+_JOINER: Final = character_class(JOINERS)
+_SELECTOR: Final = character_class(SELECTORS)
+_HIDDEN: Final = (
+    f"[\\u0009-\\u000a\\u2028-\\u2029{character_class(INVISIBLE)}]"
+    f"|[{_JOINER}][{_JOINER}{_SELECTOR}]|[{_SELECTOR}][{_SELECTOR}]"
+)
+"""What no name has: a terminal obeys it, or shows a text as another one. As escapes of CEL and Python.
+
+Tabs, line breaks, and what `printable` takes out: a name that has it would be shown as the name without it."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class TextRules:
 
 
 VISIBLE: Final = TextRule(
-    f"[{_HIDDEN}]",
+    _HIDDEN,
     "has a character that cannot be seen, such as a control or direction mark; write it again without that",
 )
 """Holds for every text of a spec that names something."""
