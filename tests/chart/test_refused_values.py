@@ -240,6 +240,10 @@ TOGETHER: list[tuple[dict[str, Any], str]] = [
         {"networkPolicy": {"egress": [{"ports": [{"port": 90, "endPort": 80}]}]}},
         "networkPolicy.egress[0]: endPort 80 is below port 90; exchange them",
     ),
+    (
+        {"networkPolicy": {"apiServer": {"cidrs": ["10.96.0.1/12"]}}},
+        "networkPolicy.apiServer.cidrs: 10.96.0.1/12 has bits set beyond its prefix; write the first address of the block",
+    ),
 ]
 """Values that a schema takes one by one, and the chart's sentence about them together."""
 

@@ -76,7 +76,7 @@ UNUSUAL: dict[str, Any] = {
     },
     "hostAliases": [{"ip": "fd00:1:2:3:4:5:6:7", "hostnames": ["registry.example", "r"]}],
     "networkPolicy": {
-        "apiServer": {"cidrs": ["10.96.0.1/32", "0.0.0.0/0", "fd00::1/128", "::/0", "::ffff/96"]},
+        "apiServer": {"cidrs": ["10.96.0.1/32", "0.0.0.0/0", "fd00::1/128", "::/0", "64:ff9b::/96"]},
         "metricsFrom": [
             {"namespaceSelector": {}, "podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}},
             {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},

@@ -84,6 +84,24 @@ What Kubernetes refuses and a schema cannot say, since it is about several value
 {{- end -}}
 {{- end -}}
 
+{{- $blocks := list -}}
+{{- range $values.networkPolicy.apiServer.cidrs -}}{{- $blocks = append $blocks (list "apiServer.cidrs" .) -}}{{- end -}}
+{{- range $values.networkPolicy.metricsFrom -}}
+{{- with .ipBlock -}}{{- $blocks = append $blocks (list "metricsFrom" .cidr) -}}{{- end -}}
+{{- end -}}
+{{- range $block := list "egress" "operatorEgress" -}}
+{{- range $rule := get $values.networkPolicy $block -}}
+{{- range $rule.to -}}
+{{- with .ipBlock -}}{{- $blocks = append $blocks (list $block .cidr) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $blocks -}}
+{{- if eq (include "dapt.hasHostBits" (last .)) "true" -}}
+{{- $problems = append $problems (printf "networkPolicy.%s: %s has bits set beyond its prefix; write the first address of the block" (first .) (last .)) -}}
+{{- end -}}
+{{- end -}}
+
 {{- if $problems -}}
 {{- fail (printf "these values do not fit:\n- %s" (join "\n- " $problems)) -}}
 {{- end -}}
@@ -98,5 +116,17 @@ What Kubernetes refuses and a schema cannot say, since it is about several value
 {{- else -}}
 {{- $unit := regexFind "[A-Za-z]+$" $text -}}
 {{- mulf (trimSuffix $unit $text | float64) (get $units $unit) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Whether an IPv4 block such as 10.0.0.1/8 has bits beyond its prefix. IPv6 is left to the API server. */}}
+{{- define "dapt.hasHostBits" -}}
+{{- $parts := splitList "/" . -}}
+{{- if contains "." (first $parts) -}}
+{{- $address := 0 -}}
+{{- range splitList "." (first $parts) -}}{{- $address = add (mul $address 256) (int64 .) -}}{{- end -}}
+{{- $size := 1 -}}
+{{- range until (int (sub 32 (int (last $parts)))) -}}{{- $size = mul $size 2 -}}{{- end -}}
+{{- ne (mod $address $size) 0 -}}
 {{- end -}}
 {{- end -}}
