@@ -104,14 +104,15 @@ def _cell(value: Any) -> str:
 
 
 def changes(changelog: str, version: str) -> list[dict[str, str]]:
-    """Return the changelog's entries about a version as Artifact Hub lists them; before its release, one."""
+    """Return the changelog's entries about a version as Artifact Hub lists them; before its release, one.
+
+    The heading of a version has a date from its release on.
+    """
     section = re.search(
-        rf"^## \[{re.escape(version)}\][^\n]*\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
+        rf"^## \[{re.escape(version)}\] - \d[^\n]*\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
     )
     if section is None:
-        return [
-            {"kind": "changed", "description": f"{version} is not released yet: see CHANGELOG.md, Unreleased"}
-        ]
+        return [{"kind": "changed", "description": f"{version} is not released yet: see CHANGELOG.md"}]
     found = []
     for heading, body in re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", section[1], re.MULTILINE | re.DOTALL):
         for entry in re.findall(r"^- (.*?)(?=^- |^\s*$|\Z)", body, re.MULTILINE | re.DOTALL):

@@ -111,5 +111,9 @@ def test_changes_are_those_of_the_section_of_the_version() -> None:
         {"kind": "added", "description": "Another one."},
         {"kind": "security", "description": "A hole is closed."},
     ]
-    (entry,) = GENERATE["changes"](CHANGELOG, "1.3.0")
-    assert entry["description"] == "1.3.0 is not released yet: see CHANGELOG.md, Unreleased"
+
+
+@pytest.mark.parametrize("version", ["1.3.0", "1.1.0"])
+def test_a_version_without_a_date_has_no_changes_yet(version: str) -> None:
+    (entry,) = GENERATE["changes"](CHANGELOG, version)
+    assert entry["description"] == f"{version} is not released yet: see CHANGELOG.md"
