@@ -14,7 +14,7 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults fault-results lock lock-cuda crds notices clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults fault-results lock lock-cuda crds chart notices clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -114,6 +114,10 @@ crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/
 	$(BIN)/dapt crd --out charts/dapt/files
 	$(BIN)/python -c 'import pathlib; from dapt_operator.api import reference; [pathlib.Path("docs/reference", name).write_text(text) for name, text in reference.render().items()]'
 	$(BIN)/python -c 'import pathlib; from dapt_operator.runtime import metrics_reference; from dapt_trainer.pod.progress import METRICS; pathlib.Path("docs/reference", metrics_reference.PAGE).write_text(metrics_reference.page(METRICS))'
+	$(BIN)/python charts/generate.py
+
+chart: $(VENV)/.installed ## Write the chart's README and annotations, and the kustomize base that it renders (needs helm)
+	$(BIN)/python charts/generate.py
 
 notices: $(VENV)/.installed ## Write docs/third-party.md: the licences of what the images contain
 	$(BIN)/python requirements/notices.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,23 +193,42 @@ def rules_of(node: dict[str, Any]) -> list[dict[str, Any]]:
     return rules
 
 
+def columns_of(spec: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The columns of `kubectl get`, and those that `-o wide` adds."""
+    columns = spec["versions"][0]["additionalPrinterColumns"]
+    return (
+        [column["name"] for column in columns if not column.get("priority")],
+        [column["name"] for column in columns if column.get("priority")],
+    )
+
+
+def test_every_column_reads_a_field_that_the_schema_has() -> None:
+    for definition in DEFINITIONS:
+        known = {path for path, _ in walk(schema_of(definition))}
+        for column in definition["spec"]["versions"][0]["additionalPrinterColumns"]:
+            path = re.sub(r"\[[^]]*\]", "[]", column["jsonPath"])
+            assert path in known or path.startswith(".metadata."), column["name"]
+
+
+def test_an_adaptation_begins_as_one_that_nobody_has_observed() -> None:
+    status = schema_of(DEFINITIONS[0])["properties"]["status"]["default"]
+    assert status.pop("observedGeneration") == -1
+    assert set(map(repr, status.values())) == {"[]"}
+
+
 def test_names_columns_and_scopes() -> None:
     adaptation, profile = (definition["spec"] for definition in DEFINITIONS)
     assert adaptation["scope"] == "Namespaced"
     assert adaptation["names"]["shortNames"] == ["da"]
     assert adaptation["names"]["categories"] == ["training"]
     assert adaptation["versions"][0]["subresources"] == {"status": {}}
-    assert [
-        (column["name"], column["jsonPath"])
-        for column in adaptation["versions"][0]["additionalPrinterColumns"]
-    ] == [
-        ("Phase", ".status.phase"),
-        ("Progress", ".status.progress.fraction"),
-        ("Forgetting", ".status.forgetting"),
-        ("Gain", ".status.gain"),
-        ("Attempt", ".status.attempt"),
-        ("Age", ".metadata.creationTimestamp"),
-    ]
+    shown, wide = columns_of(adaptation)
+    assert shown == ["Ready", "Phase", "Reason", "Stage", "Progress", "ETA", "Forgetting", "Gain", "Age"]
+    assert wide == ["Attempt", "GPU-Hours", "Selected", "Profile", "Message"]
+    assert profile["names"]["shortNames"] == ["ap"]
+    shown, wide = columns_of(profile)
+    assert shown == ["Kind", "Per-Node", "GiB", "Launcher", "Max-Nodes", "Max-GPU-Hours", "Default", "Age"]
+    assert wide == ["Image", "Namespaces"]
     assert profile["scope"] == "Cluster"
     assert schema_of(DEFINITIONS[0])["properties"]["spec"]["required"] == [
         "model",

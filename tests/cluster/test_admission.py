@@ -16,7 +16,7 @@ import pytest
 from dapt_operator.api.schema.immutable import FROZEN_BLOCKS, message
 from support.builders import adaptation, merged, profile
 from support.hostile_manifests import HARMLESS, HOSTILE, with_value
-from testcluster.adaptations import ON_THE_CLUSTER
+from testcluster.adaptations import ON_THE_CLUSTER, make_profile
 from testcluster.api import ApiError
 from testcluster.control_plane import ControlPlane
 from testcluster.waiting import eventually
@@ -27,6 +27,7 @@ REMOVED = object()
 DA, PROFILE = "DomainAdaptation", "AdaptationProfile"
 SOURCE = {"source": "s3://corpora/a.jsonl"}
 TASK = {"name": "codes"}
+NOT_OBSERVED = {"observedGeneration": -1, "conditions": [], "stages": [], "candidates": [], "attempts": []}
 LORA_AND_FULL = {"lora": {"rank": 8}, "full": {}}
 
 # Kind, place, what is written there, the field that the refusal names, and what it says about it.
@@ -327,19 +328,89 @@ def test_the_status_cannot_be_written_together_with_the_spec(
     control_plane: ControlPlane, namespace: str, stored: str
 ) -> None:
     patch = {"spec": {"suspend": True}, "status": {"phase": "Published"}}
-    assert "status" not in control_plane.api.patch(DA, stored, patch, namespace)
+    assert control_plane.api.patch(DA, stored, patch, namespace)["status"] == NOT_OBSERVED
+
+
+def test_a_new_adaptation_says_that_nobody_has_observed_it(
+    control_plane: ControlPlane, namespace: str, stored: str
+) -> None:
+    api = control_plane.api
+    assert api.get(DA, stored, namespace)["status"] == NOT_OBSERVED
+    (listed,) = api.list(DA, namespace)
+    assert listed["status"] == NOT_OBSERVED
+    # kubectl compares it too: a condition counts once it is about the spec of now.
+    waiting = ("wait", f"da/{stored}", "-n", namespace, "--for=jsonpath={.status.observedGeneration}=1")
+    assert "timed out" in kubectl(control_plane, *waiting, "--timeout=1s").stderr
+    api.patch(DA, stored, {"status": {"observedGeneration": 1}}, namespace, subresource="status")
+    assert "condition met" in kubectl(control_plane, *waiting, "--timeout=20s").stdout
+    # What the operator writes stays as it is, also where it has no generation.
+    api.patch(DA, stored, {"status": {"observedGeneration": None}}, namespace, subresource="status")
+    assert "observedGeneration" not in api.get(DA, stored, namespace)["status"]
+
+
+def test_one_version_is_stored(control_plane: ControlPlane) -> None:
+    for name in ("domainadaptations.dapt.dev", "adaptationprofiles.dapt.dev"):
+        definition = control_plane.api.get("CustomResourceDefinition", name)
+        assert definition["status"]["storedVersions"] == ["v1alpha1"]
 
 
 def test_the_columns_of_kubectl_get(control_plane: ControlPlane, namespace: str, stored: str) -> None:
+    condition = {"lastTransitionTime": "2026-01-31T12:00:00Z", "message": "pretraining runs"}
     status = {
         "phase": "Pretraining",
-        "progress": {"fraction": 0.41},
+        "conditions": [
+            condition | {"type": "Ready", "status": "False", "reason": "Progressing"},
+            condition | {"type": "Reconciling", "status": "True", "reason": "Running"},
+        ],
+        "stages": [
+            {"name": name, "kind": name, "attempt": 1, "try": 1, "state": "Running"}
+            for name in ("prepare", "pretrain")
+        ],
+        "progress": {"fraction": 0.41, "etaSeconds": 8220},
         "forgetting": 0.021,
         "gain": 0.18,
         "attempt": 1,
+        "usage": {"gpuHours": 38.2},
+        "selected": {"id": "a1-s40", "reason": "largest gain"},
+        "resolved": {"profile": "h100"},
     }
+    new = eventually(lambda: kubectl(control_plane, "get", "da", "-n", namespace).stdout)
+    assert new.splitlines()[1].split()[0] == "clinical"
     control_plane.api.patch(DA, stored, {"status": status}, namespace, subresource="status")
-    shown = eventually(lambda: kubectl(control_plane, "get", "da", "-n", namespace).stdout)
+
+    def table(*flags: str) -> list[tuple[str, str]]:
+        shown = kubectl(control_plane, "get", "da", "-n", namespace, *flags).stdout
+        head, row = (re.split(r" {2,}", line.strip()) for line in shown.splitlines())
+        return list(zip(head, row, strict=True))
+
+    usual = [
+        ("NAME", "clinical"),
+        ("READY", "False"),
+        ("PHASE", "Pretraining"),
+        ("REASON", "Running"),
+        ("STAGE", "pretrain"),
+        ("PROGRESS", "0.41"),
+        ("ETA", "8220"),
+        ("FORGETTING", "0.021"),
+        ("GAIN", "0.18"),
+    ]
+    assert table()[:-1] == usual
+    wide = [
+        ("ATTEMPT", "1"),
+        ("GPU-HOURS", "38.2"),
+        ("SELECTED", "a1-s40"),
+        ("PROFILE", "h100"),
+        ("MESSAGE", "pretraining runs"),
+    ]
+    assert table("-o", "wide")[:-1] == usual + wide
+
+
+def test_the_columns_of_profiles(control_plane: ControlPlane) -> None:
+    name = make_profile(control_plane, default=True, limits={"nodes": 4, "gpuHours": 100})
+    shown = kubectl(control_plane, "get", "ap", name).stdout
+    control_plane.api.delete(PROFILE, name)
     head, row = (line.split() for line in shown.splitlines())
-    assert head == ["NAME", "PHASE", "PROGRESS", "FORGETTING", "GAIN", "ATTEMPT", "AGE"]
-    assert row[:-1] == ["clinical", "Pretraining", "0.41", "0.021", "0.18", "1"]
+    assert head == [
+        "NAME", "KIND", "PER-NODE", "GIB", "LAUNCHER", "MAX-NODES", "MAX-GPU-HOURS", "DEFAULT", "AGE",
+    ]  # fmt: skip
+    assert (row[0], row[-4:-1]) == (name, ["4", "100", "true"])

@@ -15,6 +15,7 @@ from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_operator.api import names
 from dapt_operator.testing.objects import Ends
 from support.builders import facts_for
+from support.chart_values import UNUSUAL
 from testcluster import build
 from testcluster.adaptations import Adaptation, make_profile, stays_in
 from testcluster.api import Api, ApiError
@@ -360,6 +361,14 @@ def test_the_api_server_takes_every_object_of_the_chart(
     assert pod["spec"]["serviceAccountName"] == "dapt"
     (token,) = [item for item in pod["spec"]["volumes"] if item["name"].startswith("kube-api-access")]
     assert token["projected"]["sources"][0]["serviceAccountToken"]["path"] == "token"
+
+
+def test_the_api_server_takes_unusual_values(release: Release) -> None:
+    release.install(UNUSUAL | {"crds": {"install": True}})
+    (deployment,) = release.plane.api.list("Deployment", "dapt-system", labels="example.com/cost-centre=4711")
+    spec = deployment["spec"]["template"]["spec"]
+    assert spec["dnsConfig"] == UNUSUAL["dnsConfig"]
+    assert spec["tolerations"][-3:] == UNUSUAL["tolerations"]
 
 
 def may(plane: ControlPlane, user: str, verb: str, resource: str, namespace: str) -> bool:

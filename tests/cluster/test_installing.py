@@ -82,7 +82,7 @@ def test_the_page_works_from_top_to_bottom(plane: ControlPlane, workplace: Path)
                 release.run_operator()  # as the new pod of the Deployment would
         assert kubelet.errors == []
     table = next(text for line, text in said.items() if line.endswith("get da first"))
-    assert table.split()[:6] == ["NAME", "PHASE", "PROGRESS", "FORGETTING", "GAIN", "ATTEMPT"]
+    assert table.split()[:6] == ["NAME", "READY", "PHASE", "REASON", "STAGE", "PROGRESS"]
     destination = next(text for line, text in said.items() if "jsonpath" in line)
     assert destination == "s3://models/first"
     kept = next(text for line, text in said.items() if line.startswith("helm uninstall"))

@@ -94,8 +94,8 @@ def test_adaptation_runs_from_manifest_to_published_model(
     assert len(adaptation.children("Secret")) == len(adaptation.children("Service")) == 1
 
     shown = kubectl(control_plane, "get", "da", "-n", place).splitlines()
-    assert shown[0].split() == ["NAME", "PHASE", "PROGRESS", "FORGETTING", "GAIN", "ATTEMPT", "AGE"]
-    assert shown[1].split()[:2] == ["clinical", "Published"]
+    assert shown[0].split()[:6] == ["NAME", "READY", "PHASE", "REASON", "STAGE", "PROGRESS"]
+    assert shown[1].split()[:5] == ["clinical", "True", "Published", "Published", "publish"]
     events = {
         (event["reason"], event["involvedObject"]["kind"])
         for event in control_plane.api.list("Event", place)
@@ -137,10 +137,11 @@ def test_progress_of_the_first_pod_reaches_the_status_and_the_metrics(
         "tokensPerSecond": 512.0,
         "etaSeconds": 60.0,
     }
-    assert kubectl(control_plane, "get", "da", "-n", place).splitlines()[1].split()[1:3] == [
-        "Pretraining",
-        "0.25",
-    ]
+    ready, phase, _, stage, *progress = (
+        kubectl(control_plane, "get", "da", "-n", place).splitlines()[1].split()[1:7]
+    )
+    assert (ready, phase, progress) == ("False", "Pretraining", ["0.25", "60"])
+    assert stage in ("pretrain", "evaluate")  # whichever was started last
     samples = operator.get("/metrics").splitlines()
     of = f'name="clinical",namespace="{place}"'
     assert f"dapt_progress_ratio{{{of}}} 0.25" in samples

@@ -331,9 +331,11 @@ def test_the_published_model_loads(life: Life) -> None:
 
 def test_kubectl_shows_how_it_stands(life: Life) -> None:
     heading, row = life.cluster.kubectl("get", "da", f"--namespace={NAMESPACE}").splitlines()
-    assert heading.split() == ["NAME", "PHASE", "PROGRESS", "FORGETTING", "GAIN", "ATTEMPT", "AGE"]
-    status = life.resource["status"]
-    assert row.split()[:-1] == ["toy", "Published", "1", f"{status['forgetting']}", f"{status['gain']}", "1"]
+    columns = ["NAME", "READY", "PHASE", "REASON", "STAGE", "PROGRESS", "ETA", "FORGETTING", "GAIN", "AGE"]
+    assert heading.split() == columns
+    status, cells = life.resource["status"], row.split()
+    assert cells[:6] == ["toy", "True", "Published", "Published", "publish", "1"]
+    assert cells[-3:-1] == [f"{status['forgetting']}", f"{status['gain']}"]
 
 
 def test_nothing_of_the_frameworks_is_written_to_the_resource(life: Life) -> None:

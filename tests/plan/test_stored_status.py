@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dapt_operator.api.schema.crd import adaptation_definition
 from dapt_operator.launchers import LAUNCHERS, all_states
 from dapt_operator.plan.decide import decide
 from dapt_operator.plan.observed import observe
@@ -240,3 +241,21 @@ def test_no_status_whatever_is_in_it_stops_the_planner(
         json.dumps(plan.status.to_dict(), allow_nan=False)
         again = read_stored_status(plan.status.to_dict())
         assert again.left_out == ()
+
+
+def test_the_status_that_the_api_server_gives_a_new_object_is_an_empty_one() -> None:
+    begins = adaptation_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][
+        "status"
+    ]
+    world = World()
+    raw = world.cluster.observe(world.key)
+    assert raw.resource is not None
+
+    def first_plan(status: dict[str, Any]) -> Any:
+        runs = all_states(raw.children, raw.now)
+        resource = {**raw.resource, "status": status} if raw.resource else {}
+        observed = observe(resource, raw.profile, runs, raw.now, contents=raw.contents)
+        return decide(observed, LAUNCHERS["IndexedJob"])
+
+    assert begins["default"]["observedGeneration"] == -1
+    assert first_plan(begins["default"]) == first_plan({})

@@ -148,14 +148,87 @@ _HOST_RULE: Final = {
     "fieldPath": ".metadata.name",
 }
 
-_COLUMNS: Final = (
-    ("Phase", "string", ".status.phase", "Summary of the conditions, for people."),
-    ("Progress", "number", ".status.progress.fraction", "Share of pretraining that is done."),
-    ("Forgetting", "number", ".status.forgetting", "Rise of general perplexity over the base model's."),
-    ("Gain", "number", ".status.gain", "Gain in the domain, by which candidates are ranked."),
-    ("Attempt", "integer", ".status.attempt", "Number of the newest attempt."),
-    ("Age", "date", ".metadata.creationTimestamp", "Time since it was created."),
+_Column = tuple[str, str, str, str, bool]
+"""Name, type, JSON path, description, and whether it is shown by `-o wide` alone."""
+
+_COLUMNS: Final[tuple[_Column, ...]] = (
+    (
+        "Ready",
+        "string",
+        '.status.conditions[?(@.type=="Ready")].status',
+        "Whether the model is published.",
+        False,
+    ),
+    ("Phase", "string", ".status.phase", "Summary of the conditions, for people.", False),
+    (
+        "Reason",
+        "string",
+        '.status.conditions[?(@.type=="Reconciling")].reason',
+        "What is in progress, what it waits for, or why nothing is in progress.",
+        False,
+    ),
+    ("Stage", "string", ".status.stages[-1:].name", "The stage that was started last.", False),
+    ("Progress", "number", ".status.progress.fraction", "Share of pretraining that is done.", False),
+    ("ETA", "number", ".status.progress.etaSeconds", "Seconds that are left of pretraining.", False),
+    (
+        "Forgetting",
+        "number",
+        ".status.forgetting",
+        "Rise of general perplexity over the base model's.",
+        False,
+    ),
+    ("Gain", "number", ".status.gain", "Gain in the domain, by which candidates are ranked.", False),
+    ("Attempt", "integer", ".status.attempt", "Number of the newest attempt.", True),
+    ("GPU-Hours", "number", ".status.usage.gpuHours", "Accelerator-hours that were used.", True),
+    ("Selected", "string", ".status.selected.id", "The candidate that was chosen.", True),
+    ("Profile", "string", ".status.resolved.profile", "The profile that it runs on.", True),
+    (
+        "Message",
+        "string",
+        '.status.conditions[?(@.type=="Reconciling")].message',
+        "The same as the reason, in one sentence.",
+        True,
+    ),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since it was created.", False),
 )
+
+_PROFILE_COLUMNS: Final[tuple[_Column, ...]] = (
+    ("Kind", "string", ".spec.accelerator.kind", "gpu or cpu.", False),
+    ("Per-Node", "integer", ".spec.accelerator.perNode", "Accelerators, or processes, of a node.", False),
+    ("GiB", "number", ".spec.accelerator.memoryGiB", "Memory of an accelerator.", False),
+    ("Launcher", "string", ".spec.launcher", "What runs a stage.", False),
+    ("Max-Nodes", "integer", ".spec.limits.nodes", "Nodes that a stage may use.", False),
+    (
+        "Max-GPU-Hours",
+        "number",
+        ".spec.limits.gpuHours",
+        "Accelerator-hours that an adaptation may use.",
+        False,
+    ),
+    (
+        "Default",
+        "string",
+        r".metadata.annotations.dapt\.dev/default",
+        "Whether it serves adaptations that name no profile.",
+        False,
+    ),
+    ("Image", "string", ".spec.trainerImage", "The trainer's image.", True),
+    ("Namespaces", "string", ".spec.limits.namespaces", "Namespaces that it serves.", True),
+    ("Age", "date", ".metadata.creationTimestamp", "Time since it was created.", False),
+)
+
+
+def _columns(columns: tuple[_Column, ...]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "type": type_, "jsonPath": path, "description": description}
+        | ({"priority": 1} if is_wide else {})
+        for name, type_, path, description, is_wide in columns
+    ]
+
+
+_NOT_OBSERVED: Final = {"observedGeneration": -1}
+"""Status of an adaptation that no operator has reconciled. Tools that wait for a result compare the observed generation
+with the spec's; without one they take a new object for finished."""
 
 
 def _definition(
@@ -204,6 +277,10 @@ def adaptation_definition() -> dict[str, Any]:
     schema = object_schema(DomainAdaptation)
     spec = schema["properties"]["spec"]
     spec["x-kubernetes-validations"] = [_unless_stored(rule) for rule in spec["x-kubernetes-validations"]]
+    status = schema["properties"]["status"]
+    status["default"] = _NOT_OBSERVED | {
+        name: child["default"] for name, child in status["properties"].items() if "default" in child
+    }
     schema["x-kubernetes-validations"] = [
         dict(_NAME_RULE),
         dict(_HOST_RULE),
@@ -224,10 +301,7 @@ def adaptation_definition() -> dict[str, Any]:
         names={"shortNames": ["da"], "categories": ["training"]},
         version={
             "subresources": {"status": {}},
-            "additionalPrinterColumns": [
-                {"name": name, "type": type_, "jsonPath": path, "description": description}
-                for name, type_, path, description in _COLUMNS
-            ],
+            "additionalPrinterColumns": _columns(_COLUMNS),
             "schema": {"openAPIV3Schema": schema},
         },
     )
@@ -242,8 +316,11 @@ def profile_definition() -> dict[str, Any]:
         singular="adaptationprofile",
         kind="AdaptationProfile",
         scope="Cluster",
-        names={"categories": ["training"]},
-        version={"schema": {"openAPIV3Schema": schema}},
+        names={"shortNames": ["ap"], "categories": ["training"]},
+        version={
+            "additionalPrinterColumns": _columns(_PROFILE_COLUMNS),
+            "schema": {"openAPIV3Schema": schema},
+        },
     )
 
 
