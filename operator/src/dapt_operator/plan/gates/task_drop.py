@@ -16,11 +16,9 @@ from typing import Final
 from dapt_contract.measure import Score
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates.completeness import NOT_MEASURED, defect_of, missing_scores
-from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
+from dapt_operator.plan.gates.verdict import WITHIN_NOISE, Gate, GateFacts, Verdict
 
 NAME: Final = "generalScoreDrop"
-WITHIN_NOISE: Final = "WithinNoise"
-"""Reason of a verdict that lets a drop over the limit pass, since it may be none."""
 CHANCE_OF_FALSE_FAILURE: Final = 0.05
 """Chance that a model which loses nothing fails on any of its tasks; at most, where the limit is 0."""
 LEAST_DROP: Final = 1e-6
