@@ -229,7 +229,7 @@ def general_tasks(number: int, **evaluation: Any) -> dict[str, Any]:
 def test_too_few_items_of_a_general_task_are_warned_about_with_the_number_that_is_enough() -> None:
     assert [warnings.items_to_notice(3.0, number) for number in (1, 8)] == [262, 472]
     assert warnings.items_to_notice(6.0, 1) == 66
-    lora = {"pretraining": {"method": {"lora": {}}}}
+    lora: dict[str, Any] = {"pretraining": {"method": {"lora": {}}}}
 
     def found(over: dict[str, Any], **items: int) -> tuple[str, ...]:
         return of(lora | over, None, None, 500_000_000, items=items).warnings

@@ -176,7 +176,7 @@ def test_the_base_model_against_itself_differs_by_nothing(measured: tuple[Path, 
 def test_the_data_manifest_is_read_once(
     measured: tuple[Path, Any, Any, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, _, candidate, _ = measured
+    work, base, candidate, _ = measured
     schemas: list[str] = []
     read_envelope = data_manifest.read_envelope
 
@@ -186,7 +186,11 @@ def test_the_data_manifest_is_read_once(
 
     monkeypatch.setattr(data_manifest, "read_envelope", noted)
     config = EvaluateConfig(
-        candidate="a1-s8", model=TUNED, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
+        candidate="a1-s8",
+        model=TUNED,
+        evaluation=EVALUATION,
+        base_items_path=BASELINE_LINEAGE,
+        base_losses_digest=base.facts.losses_digest,
     )
     report = evaluate.run(config, context(work, "evaluate", config, candidate="a1-s8"))
     assert schemas == [data_manifest.DATA_SCHEMA]
@@ -217,7 +221,8 @@ def test_verify_measures_only_models_without_earlier_measures(
     measured: tuple[Path, Any, Any, Recorder],
 ) -> None:
     work, base, candidate, _ = measured
-    config = verify_config(reuse_paths=(), sample_prompts=0)
+    digest = base.facts.losses_digest
+    config = verify_config(reuse_paths=(), sample_prompts=0, base_losses_digest=digest)
     its = context(work, "verify", config)
     report = verify.run(config, its)
     assert report.facts.final == candidate.facts.measure

@@ -239,7 +239,7 @@ def test_thirty_rows_fit_into_a_message() -> None:
     rows = tuple(
         BlendRow(
             candidate=f"a10-s{10**9 + number}-i0.8{'x' * 22}"[:40],
-            domain_a_nats=12.3456789,
+            domain_a_nats=0.0123456789,
             domain_b_nats=1.23456789,
             general_a_nats=1.23456789,
             general_b_nats=1.23456789,
