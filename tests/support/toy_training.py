@@ -27,7 +27,12 @@ from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.data.packing.data_manifest import DataManifest, ShardManifest, write_manifest
 from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, read_held_out, write_held_out
 from dapt_trainer.data.packing.shards import ShardWriter
-from dapt_trainer.evaluation.document_losses import LOSSES, DocumentLoss, losses_digest, write_losses
+from dapt_trainer.evaluation.base_model.document_losses import (
+    LOSSES,
+    DocumentLoss,
+    losses_digest,
+    write_losses,
+)
 
 VOCABULARY = 256
 SEQUENCE_LENGTH = 32

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.document_losses import (
+from dapt_trainer.evaluation.base_model.document_losses import (
     DocumentLoss,
     losses_digest,
     paired_error,

@@ -22,7 +22,7 @@ from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifes
 from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.evaluation import measure
-from dapt_trainer.evaluation.document_losses import read_losses
+from dapt_trainer.evaluation.base_model.document_losses import read_losses
 from dapt_trainer.evaluation.items import read_items
 from dapt_trainer.modeling.loading import spread_model
 from dapt_trainer.stages import baseline, evaluate, verify

@@ -23,7 +23,7 @@ from dapt_trainer.data.harness.data import TASK_FILE
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.document_losses import DocumentLoss, read_losses
+from dapt_trainer.evaluation.base_model.document_losses import DocumentLoss, read_losses
 from dapt_trainer.evaluation.items import Item, read_items
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval")

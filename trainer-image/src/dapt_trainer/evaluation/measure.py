@@ -22,7 +22,7 @@ from dapt_trainer.data.packing.prepared_files import check_prepared
 from dapt_trainer.digests import size_of_reference
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.document_losses import DocumentLoss
+from dapt_trainer.evaluation.base_model.document_losses import DocumentLoss
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import Item, score_of
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, measure_side

@@ -31,7 +31,7 @@ from dapt_trainer.data.packing.leads import tokens_of_lead
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.document_losses import DocumentLoss, paired_error
+from dapt_trainer.evaluation.base_model.document_losses import DocumentLoss, paired_error
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 from dapt_trainer.evaluation.sharing.work_share import WorkShare
 

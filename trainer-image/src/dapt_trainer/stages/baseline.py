@@ -8,8 +8,8 @@ from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import checked_reference_digest, size_of_reference
 from dapt_trainer.distributed import evaluation_ranks
-from dapt_trainer.evaluation.base_sanity import check_base
-from dapt_trainer.evaluation.document_losses import LOSSES, losses_digest, write_losses
+from dapt_trainer.evaluation.base_model.document_losses import LOSSES, losses_digest, write_losses
+from dapt_trainer.evaluation.base_model.sanity import check_base
 from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, losses_of_report, results_key
 from dapt_trainer.evaluation.items import items_digest, write_items
 from dapt_trainer.evaluation.measure import Bench

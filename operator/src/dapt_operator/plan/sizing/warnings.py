@@ -12,9 +12,9 @@ from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.number_format import count, plural
-from dapt_operator.plan.gates.task_drop import errors_that_are_real
 from dapt_operator.plan.sizing.batch_size import FEW_STEPS
 from dapt_operator.plan.sizing.resolve import replay_by_shift
+from dapt_operator.significance import errors_that_are_real
 
 MILLION: Final = 1_000_000
 BILLION: Final = 1_000_000_000
