@@ -20,7 +20,6 @@ from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 MAX_CANDIDATES = 100
 MAX_STAGES = 30
 MAX_STATUS_BYTES = 256 * 1024
-
 StageState = Literal["Pending", "Running", "Succeeded", "Failed", "Suspended"]
 MAX_WARNINGS = 32
 Warnings = Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_WARNINGS)]
