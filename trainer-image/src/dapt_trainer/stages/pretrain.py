@@ -26,7 +26,6 @@ from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import DivergedError, ForgettingLimitReached, InputError, StageEnded, StopRequested
-from dapt_trainer.evaluation.base_model.document_losses import DocumentLoss
 from dapt_trainer.evaluation.earlier_results import base_losses
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.attention import unpacked_attention
@@ -83,7 +82,6 @@ class PretrainRun:
         # `run` sets these in the order of its steps.
         self.curve: LossCurve
         self.rows: TrainingRows
-        self.base_losses: tuple[DocumentLoss, ...]
         self.fisher: StoredFisher | None
         self.tokenizer: Tokenizer
         self.setup: Setup | None = None
