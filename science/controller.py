@@ -128,7 +128,8 @@ def base_measure(losses: Mapping[str, float]) -> Measure:
 def checkpoint(reading: Mapping[str, Any]) -> CheckpointFacts:
     """A reading as a row of the operator's table."""
     losses = {f"{name}_nats": reading[name] for name in _HALVES}
-    return CheckpointFacts(step=reading["step"], try_number=1, weights_digest=_DIGEST, **losses)
+    errors = {name: reading[name] for name in ("domain_b_error", "general_b_error") if name in reading}
+    return CheckpointFacts(step=reading["step"], try_number=1, weights_digest=_DIGEST, **losses, **errors)
 
 
 def facts(

@@ -17,6 +17,7 @@ import numpy
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates import GateFacts, task_drop
+from dapt_operator.plan.gates.verdict import WITHIN_NOISE
 from science.experiments.common import Table
 
 BEGINS: Final = "<!-- table of science/operating.py -->\n"
@@ -87,9 +88,7 @@ def shares(
         verdicts = task_drop.judge(plain, facts)
         is_passed = all(verdict.passed for verdict in verdicts)
         passed += is_passed
-        without_doubt += is_passed and not any(
-            verdict.reason == task_drop.WITHIN_NOISE for verdict in verdicts
-        )
+        without_doubt += is_passed and not any(verdict.reason == WITHIN_NOISE for verdict in verdicts)
         with_confidence += all(verdict.passed for verdict in task_drop.judge(strict, facts))
     return Shares(passed / draws, without_doubt / draws, with_confidence / draws)
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from dapt_contract.base import LARGEST_COUNT, Contract
-from dapt_contract.envelope import ContractError, read_envelope, write_envelope
-from dapt_contract.measure import Measure, Perplexity, Score, Side, SidePerplexity
+from dapt_contract.envelope import ContractError, digest_of, read_envelope, write_envelope
+from dapt_contract.measure import Measure, Perplexity, Score, Side, SidePerplexity, error_of_row
 from dapt_contract.pod.failure import PRECEDENCE, Cause, cause_of_exit_code, first_cause
 from dapt_contract.pod.message import MAX_MESSAGE_BYTES, RunEnd, decode_message, encode_message
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.signature import SIGNING_KEY_BYTES
-from dapt_contract.stage_file import StageFile, find_report, finished_report, write_report
+from dapt_contract.stage_file import StageFile, digest_of_work, find_report, finished_report, write_report
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.align import AlignFacts
 from dapt_contract.stages.baseline import BaselineFacts
-from dapt_contract.stages.blend import MAX_BLENDS, BlendFacts, BlendRow
+from dapt_contract.stages.blend import MAX_BLENDS, BlendConfig, BlendFacts, BlendRow
 from dapt_contract.stages.common import ProbeConfig, TaskConfig
 from dapt_contract.stages.destination import DestinationFacts
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
@@ -45,7 +45,10 @@ DIGEST = "sha256:" + "a" * 64
 
 
 def largest_measure() -> Measure:
-    part = Perplexity(nll_nats=123456789.123456, tokens=999_999_999_999, bytes=9_999_999_999_999)
+    part = Perplexity(
+        nll_nats=123456789.123456, tokens=999_999_999_999, bytes=9_999_999_999_999,
+        difference_standard_error_nats=0.0123456789,
+    )  # fmt: skip
     side = SidePerplexity(a=part, b=part)
     scores = tuple(
         Score(
@@ -73,7 +76,8 @@ def largest_facts() -> dict[str, Contract]:
     rows = tuple(
         CheckpointFacts(
             step=10**6 + index, try_number=99, domain_a_nats=12.3456789, domain_b_nats=1.23456789,
-            general_a_nats=1.23456789, general_b_nats=1.23456789, weights_digest="a" * 12,
+            general_a_nats=1.23456789, general_b_nats=1.23456789, weights_digest="a" * 12, domain_b_error=999,
+            general_b_error=999,
         )
         for index in range(50)
     )  # fmt: skip
@@ -106,6 +110,7 @@ def largest_facts() -> dict[str, Contract]:
                 BlendRow(
                     candidate=f"a10-s1000000-i0.{index:02d}", weights_digest="a" * 12, domain_a_nats=12.3456789,
                     domain_b_nats=1.23456789, general_a_nats=1.23456789, general_b_nats=1.23456789,
+                    domain_b_error=9999, general_b_error=9999,
                 )
                 for index in range(MAX_BLENDS)
             )
@@ -134,8 +139,49 @@ def test_the_largest_legal_message_of_each_kind_fits_and_reads_back(kind: str) -
     if isinstance(parsed, PretrainFacts):
         assert len(parsed.checkpoints) == 50
         assert parsed.checkpoints[49].domain_b_nats == 1.23457
+        assert all(row.general_b_error == 999 for row in parsed.checkpoints)
     if isinstance(parsed, EvaluateFacts):
         assert parsed.measure.scores[19].difference_b == -0.123457
+
+
+def test_a_full_message_drops_the_standard_errors_of_the_oldest_checkpoints_alone() -> None:
+    facts = largest_facts()["pretrain"]
+    assert isinstance(facts, PretrainFacts)
+    rows = tuple(
+        row.model_copy(update={"domain_b_error": 9999, "general_b_error": 9999}) for row in facts.checkpoints
+    )
+    text = encode_message(KEY, "pretrain", facts=facts.model_copy(update={"checkpoints": rows}))
+    read = decode_message(text).parsed_facts()
+    assert isinstance(read, PretrainFacts)
+    known = [row.general_b_error for row in read.checkpoints]
+    assert known == sorted(known, key=lambda error: error is not None)
+    assert known.count(9999) >= 40
+    assert read.checkpoints[0].general_b_nats == 1.23457
+
+
+def test_fields_that_old_files_lack_change_no_digest_and_no_signature_while_they_are_none() -> None:
+    part = Perplexity(nll_nats=1.0, tokens=1, bytes=1)
+    assert part.model_dump(mode="json") == {"nll_nats": 1.0, "tokens": 1, "bytes": 1}
+    paired = part.model_copy(update={"difference_standard_error_nats": 0.5})
+    assert Perplexity.model_validate(paired.model_dump(mode="json")) == paired
+    config = BlendConfig(blends=(), context_length_tokens=8)
+    assert digest_of_work(config) == digest_of(
+        config.model_dump(mode="json", exclude={"base_losses_digest", "keeps", "spread"})
+    )
+    paired_config = config.model_copy(update={"base_losses_digest": "d"})
+    assert digest_of_work(paired_config) != digest_of_work(config)
+
+
+def test_the_error_of_both_halves_is_that_of_strata_and_rows_round_it_up() -> None:
+    a = Perplexity(nll_nats=300.0, tokens=300, bytes=1, difference_standard_error_nats=0.02)
+    b = Perplexity(nll_nats=100.0, tokens=100, bytes=1, difference_standard_error_nats=0.04)
+    both = (a + b).difference_standard_error_nats
+    assert both == pytest.approx(math.hypot(0.75 * 0.02, 0.25 * 0.04))
+    assert (a + Perplexity(nll_nats=1.0, tokens=1, bytes=1)).difference_standard_error_nats is None
+    assert a.model_copy(update={"difference_standard_error_nats": 0.01231}).row_error == 124
+    assert a.model_copy(update={"difference_standard_error_nats": 1e9}).row_error == 9999
+    assert error_of_row(124) == 0.0124
+    assert error_of_row(None) is None
 
 
 def test_a_prepare_with_every_field_at_its_bound_fits_with_its_sources_summed() -> None:
@@ -216,7 +262,7 @@ def test_facts_of_another_kind_are_refused() -> None:
 
 
 def test_an_old_reader_takes_a_new_row_and_a_new_reader_an_old_one() -> None:
-    newer = Perplexity.model_validate([10.0, 4, 20, "a field of a later version"])
+    newer = Perplexity.model_validate([10.0, 4, 20, 0.5, "a field of a later version"])
     assert newer.tokens == 4
     older = Score.model_validate(["mmlu", "general", "task", 100, 0.5, 0.05])
     assert older.difference is None

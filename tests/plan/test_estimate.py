@@ -220,6 +220,34 @@ def test_replay_far_below_what_the_shift_needs_is_warned_about(
     assert [text for text in found if text.startswith("replayFraction")] == ([sentence] if wanted else [])
 
 
+def general_tasks(number: int, **evaluation: Any) -> dict[str, Any]:
+    return {
+        "evaluation": {"general": {"tasks": [{"name": f"t{place}"} for place in range(number)]}} | evaluation
+    }
+
+
+def test_too_few_items_of_a_general_task_are_warned_about_with_the_number_that_is_enough() -> None:
+    assert [warnings.items_to_notice(3.0, number) for number in (1, 8)] == [262, 472]
+    assert warnings.items_to_notice(6.0, 1) == 66
+    lora: dict[str, Any] = {"pretraining": {"method": {"lora": {}}}}
+
+    def found(over: dict[str, Any], **items: int) -> tuple[str, ...]:
+        return of(lora | over, None, None, 500_000_000, items=items).warnings
+
+    assert found(general_tasks(1)) == ()
+    assert found(general_tasks(1), t0=262) == ()
+    assert found(general_tasks(1), t0=261) == (
+        "too few items of t0 (261 items): with 1 general task a loss of 6 points, twice gates.maxGeneralScoreDrop, is"
+        " noticed in four of five cases from 262 items a task on; raise evaluation.limit, or use larger tasks",
+    )
+    assert found(general_tasks(2, limit=200), t1=100, other=5) == (
+        "too few items of t0 (at most 200 items), t1 (100 items): with 2 general tasks a loss of 6 points, twice"
+        " gates.maxGeneralScoreDrop, is noticed in four of five cases from 332 items a task on; raise evaluation.limit,"
+        " or use larger tasks",
+    )
+    assert found(general_tasks(1) | {"gates": {"maxGeneralScoreDrop": 0}}, t0=5) == ()
+
+
 def test_text_that_is_only_measured_leaves_the_model_to_itself() -> None:
     (warning,) = of({"corpus": {"generalUse": "measure", "replayFraction": None}}, None, None, None).warnings
     assert warning == (

@@ -65,6 +65,134 @@ def test_general_perplexity_over_the_limit_fails() -> None:
     assert verdict.numbers["increase"] == pytest.approx(0.21, abs=1e-6)
 
 
+def with_error(measured: Measure, side: str, nats: float) -> Measure:
+    """The measure with a standard error of its loss on half B of a side."""
+    halves = getattr(measured, side)
+    changed = halves.b.model_copy(update={"difference_standard_error_nats": nats})
+    return measured.model_copy(update={side: halves.model_copy(update={"b": changed})})
+
+
+PPL = "general perplexity of a1-s40 on half B is"
+
+
+@pytest.mark.parametrize(
+    ("rise", "reason", "message"),
+    [
+        (0.05, "WithinLimit", f"{PPL} +5.0% ± 1.1% against the base model's, within the limit of +15.0%"),
+        (
+            0.14,
+            "WithinNoise",
+            f"{PPL} +14.0% ± 1.1% against the base model's, within the limit of +15.0% but within noise; about 14.2 k"
+            " tokens of held-out general text would settle it",
+        ),
+        (
+            0.16,
+            "LimitExceeded",
+            f"{PPL} +16.0% ± 1.2% against the base model's, over the limit of +15.0% but within noise; about 14.4 k"
+            " tokens of held-out general text would settle it",
+        ),
+        (0.21, "LimitExceeded", f"{PPL} +21.0% ± 1.2% against the base model's, over the limit of +15.0%"),
+    ],
+)
+def test_general_perplexity_is_judged_by_its_reading_and_says_where_chance_may_decide(
+    rise: float, reason: str, message: str
+) -> None:
+    verdict = only(perplexity.judge(spec(), facts(with_error(measure(increase=rise), "general", 0.01))))
+    assert (verdict.passed, verdict.reason, verdict.message) == (rise <= 0.15, reason, message)
+    assert verdict.numbers["standardError"] == pytest.approx(0.01 * (1 + rise))
+
+
+@pytest.mark.parametrize(
+    ("rise", "passed", "message"),
+    [
+        (
+            0.12,
+            True,
+            f"{PPL} +12.0% ± 1.1% against the base model's, at most +13.9% with 95% confidence, within the limit of"
+            " +15.0%",
+        ),
+        (
+            0.14,
+            False,
+            f"{PPL} +14.0% ± 1.1% against the base model's, at most +15.9% with 95% confidence (about 14.2 k tokens of"
+            " held-out general text would settle it), over the limit of +15.0%",
+        ),
+        (
+            0.16,
+            False,
+            f"{PPL} +16.0% ± 1.2% against the base model's, at most +17.9% with 95% confidence, over the limit of"
+            " +15.0%",
+        ),
+    ],
+)
+def test_with_confidence_the_bound_of_general_perplexity_must_keep_the_limit(
+    rise: float, passed: bool, message: str
+) -> None:
+    asked = spec(confidence=0.95)
+    verdict = only(perplexity.judge(asked, facts(with_error(measure(increase=rise), "general", 0.01))))
+    assert (verdict.passed, verdict.message) == (passed, message)
+
+
+def test_perplexities_of_before_their_errors_were_known_are_judged_by_their_readings() -> None:
+    for gates in ({}, {"confidence": 0.95}):
+        verdict = only(perplexity.judge(spec(**gates), facts(measure(increase=0.149))))
+        assert (verdict.passed, verdict.reason) == (True, "WithinLimit")
+        assert only(minimal_gain.judge(spec(**gates), facts(measure(domain_nats=2.999)))).reason == "Gained"
+
+
+def test_more_text_that_settles_a_perplexity_does_settle_it() -> None:
+    unsettled = with_error(measure(increase=0.14), "general", 0.01)
+    verdict = only(perplexity.judge(spec(), facts(unsettled)))
+    more = verdict.numbers["tokensNeeded"] / base_measure().general.both.tokens
+    settled = with_error(measure(increase=0.14), "general", 0.01 / math.sqrt(more * 1.001))
+    assert only(perplexity.judge(spec(), facts(settled))).reason == "WithinLimit"
+
+
+@pytest.mark.parametrize(
+    ("domain_nats", "gates", "passed", "reason", "message"),
+    [
+        (
+            2.99,
+            {},
+            True,
+            "WithinNoise",
+            "domain perplexity of a1-s40 on half B is -1.0% ± 1.0% against the base model's, a gain of 0.210 but within"
+            " noise of the required 0.0%; about 10.8 k tokens of held-out domain text would settle it",
+        ),
+        (
+            2.99,
+            {"minDomainPerplexityDecrease": 0.02},
+            False,
+            "LimitMissed",
+            "domain perplexity of a1-s40 on half B is -1.0% ± 1.0% against the base model's, and a decrease of at least"
+            " 2.0% is required (within noise; about 10.4 k tokens of held-out domain text would settle it)",
+        ),
+        (
+            2.99,
+            {"confidence": 0.95},
+            False,
+            "LimitMissed",
+            "domain perplexity of a1-s40 on half B is -1.0% ± 1.0% against the base model's, with 95% confidence a"
+            " decrease of -0.6% at least (about 10.8 k tokens of held-out domain text would settle it), and a decrease"
+            " of at least 0.0% is required",
+        ),
+        (
+            2.6,
+            {"confidence": 0.95},
+            True,
+            "Gained",
+            "domain perplexity of a1-s40 on half B is -33.0% ± 0.7% against the base model's, a gain of 0.600",
+        ),
+    ],
+)
+def test_the_fall_of_domain_perplexity_is_judged_with_its_error(
+    domain_nats: float, gates: dict[str, float], passed: bool, reason: str, message: str
+) -> None:
+    measured = with_error(measure(domain_nats=domain_nats), "domain", 0.01)
+    verdict = only(minimal_gain.judge(spec(**gates), facts(measured)))
+    assert (verdict.passed, verdict.reason, verdict.message) == (passed, reason, message)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("side", ["general", "domain"])
 def test_a_perplexity_that_is_not_finite_fails_on_either_side(side: str, value: float) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from dapt_contract.measure import Side
+from dapt_contract.measure import Measure, Perplexity, Side, SidePerplexity
 from dapt_contract.run_identity import RunIdentity
-from dapt_contract.stage_file import StageFile
+from dapt_contract.stage_file import StageFile, write_report
 from dapt_contract.stages import KINDS
+from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_contract.stages.common import (
     DistributionConfig,
+    EvaluationConfig,
     LoraConfig,
     ModelReference,
     OptimizerConfig,
@@ -23,8 +25,14 @@ from dapt_contract.stages.pretrain import PretrainConfig
 from dapt_contract.stop_rule import StopRule
 from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.data.packing.data_manifest import DataManifest, ShardManifest, write_manifest
-from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, write_held_out
+from dapt_trainer.data.packing.held_out import HALVES, HeldOutDocument, read_held_out, write_held_out
 from dapt_trainer.data.packing.shards import ShardWriter
+from dapt_trainer.evaluation.base_model.document_losses import (
+    LOSSES,
+    DocumentLoss,
+    losses_digest,
+    write_losses,
+)
 
 VOCABULARY = 256
 SEQUENCE_LENGTH = 32
@@ -200,6 +208,33 @@ def one_rank() -> Any:
     from dapt_trainer.distributed import Ranks
 
     return Ranks(0, 0, 1, torch.device("cpu"))
+
+
+_SIDES: tuple[Side, Side] = ("domain", "general")
+
+
+def store_base_losses(work: Path) -> str:
+    """Store a finished baseline whose loss is 3 nats a token on every document; return the digest of its losses."""
+    losses = [
+        DocumentLoss(side=side, half=half, tokens=document.scored_tokens, nats=3.0 * document.scored_tokens)
+        for side in _SIDES
+        for half in HALVES
+        for document in read_held_out(work, side, half)
+    ]
+    config = BaselineConfig(
+        model=ModelReference(weights="model"),
+        evaluation=EvaluationConfig(context_length_tokens=SEQUENCE_LENGTH),
+    )
+    stage = make_context(work, work, config, kind="baseline").stage
+    path = f"stages/{stage.run.lineage}/try-1/{LOSSES}"
+    write_losses(work / path, losses)
+    part = Perplexity(nll_nats=3.0, tokens=1, bytes=1)
+    side = SidePerplexity(a=part, b=part)
+    facts = BaselineFacts(
+        measure=Measure(digest="base", domain=side, general=side), losses_digest=losses_digest(losses)
+    )
+    write_report(work, stage, BaselineReport(facts=facts, losses_path=path))
+    return facts.losses_digest
 
 
 def make_context(

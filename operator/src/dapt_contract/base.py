@@ -8,7 +8,7 @@ Losses may be infinite or no number, since that is what divergence is.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from pydantic import (
     AfterValidator,
@@ -78,6 +78,9 @@ class Row(Contract):
     defaults for missing ones, so rows are additive like everything else: append new fields, never insert them.
     """
 
+    ABSENT_IF_NONE: ClassVar[frozenset[str]] = frozenset()
+    """Fields that a file has only with a value, so that a signature of before the field still fits."""
+
     @model_validator(mode="before")
     @classmethod
     def _from_list(cls, value: object) -> object:
@@ -96,7 +99,14 @@ class Row(Contract):
             while values and values[-1] is None:
                 values.pop()
             return [compact_number(value) for value in values]
-        return handler(self)
+        written = handler(self)
+        if not self.ABSENT_IF_NONE or not isinstance(written, dict):
+            return written
+        return {
+            name: value
+            for name, value in written.items()
+            if value is not None or name not in self.ABSENT_IF_NONE
+        }
 
 
 def compact_numbers(value: object) -> object:

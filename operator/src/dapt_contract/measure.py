@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from dapt_contract.base import LARGEST_COUNT, Contract, Count, DigestText, Loss, PositiveCount, Row
+from dapt_contract.base import LARGEST_COUNT, Amount, Contract, Count, DigestText, Loss, PositiveCount, Row
 
 Side = Literal["domain", "general"]
+ROW_ERROR_STEPS: Final = 10_000
+"""Steps of a nat in which rows of checkpoints and blends hold standard errors: a message has place for no more."""
+_LARGEST_ROW_ERROR: Final = 9_999
 _ROUNDING = 1e-6
 
 
@@ -30,6 +33,10 @@ Spread = Annotated[float, _within(0.0, 2.0)]
 """Standard error of a share, or of a difference of two; of two items that disagree it is 1."""
 
 
+RowError = Annotated[int, Field(ge=0, le=_LARGEST_ROW_ERROR)]
+"""Standard error of a loss' difference from the base model's, in 0.0001 nats a token, rounded up."""
+
+
 class Perplexity(Row):
     """Holds the sum of the negative log-likelihood over held-out text, with its two denominators.
 
@@ -42,6 +49,11 @@ class Perplexity(Row):
     """Tokens of the same text in the BASE model's tokenizer, so that values compare when the tokenizer is extended."""
     bytes: PositiveCount
     """UTF-8 bytes of the same text."""
+    difference_standard_error_nats: Amount | None = None
+    """Paired standard error, by document, of `loss_nats` minus the base model's. None for the base model itself, and
+    where the documents' losses were not paired with the base model's."""
+
+    ABSENT_IF_NONE: ClassVar[frozenset[str]] = frozenset({"difference_standard_error_nats"})
 
     @property
     def loss_nats(self) -> float:
@@ -65,7 +77,27 @@ class Perplexity(Row):
             # Two counts that a pod may report, and that no text has: their sum must not raise.
             tokens=min(LARGEST_COUNT, self.tokens + other.tokens),
             bytes=min(LARGEST_COUNT, self.bytes + other.bytes),
+            difference_standard_error_nats=self._error_with(other),
         )
+
+    @property
+    def row_error(self) -> int | None:
+        """Return the standard error as a row holds it; None without one. The largest that it holds is 1 nat."""
+        error = self.difference_standard_error_nats
+        return None if error is None else min(_LARGEST_ROW_ERROR, math.ceil(ROW_ERROR_STEPS * error))
+
+    def _error_with(self, other: Perplexity) -> float | None:
+        """Return the error of both texts together: they are strata, each with its share of the tokens."""
+        own, of_other = self.difference_standard_error_nats, other.difference_standard_error_nats
+        if own is None or of_other is None:
+            return None
+        share = self.tokens / (self.tokens + other.tokens)
+        return math.hypot(share * own, (1.0 - share) * of_other)
+
+
+def error_of_row(steps: int | None) -> float | None:
+    """Return the standard error of a row in nats a token."""
+    return None if steps is None else steps / ROW_ERROR_STEPS
 
 
 class SidePerplexity(Contract):

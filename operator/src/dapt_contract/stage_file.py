@@ -12,7 +12,7 @@ from dapt_contract.envelope import ContractError, SignatureError, digest_of, rea
 from dapt_contract.layout import lineage_folder, report_path, try_number
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stages import KINDS
-from dapt_contract.stages.common import CHECKING_FIELDS, LAYOUT_FIELDS
+from dapt_contract.stages.common import CHECKING_FIELDS, FIELDS_ABSENT_IF_NONE, LAYOUT_FIELDS
 
 logger = logging.getLogger(__name__)
 STAGE_SCHEMA = "dapt.stage"
@@ -64,7 +64,11 @@ def digest_without_checks(config: Contract) -> str:
 
 def _without(value: JsonObject, fields: frozenset[str]) -> JsonObject:
     """Return an object without these fields, also in the objects inside it."""
-    return {name: _cleaned(field, fields) for name, field in value.items() if name not in fields}
+    return {
+        name: _cleaned(field, fields)
+        for name, field in value.items()
+        if name not in fields and not (field is None and name in FIELDS_ABSENT_IF_NONE)
+    }
 
 
 def _cleaned(value: JsonValue, fields: frozenset[str]) -> JsonValue:

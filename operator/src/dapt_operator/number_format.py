@@ -86,6 +86,13 @@ def percent(share: float | None, *, signed: bool = True) -> str:
     return f"{with_sign(100 * share) if signed else f'{100 * share:.1f}'} %"
 
 
+def percent_with_error(share: float | None, error: float | None) -> str:
+    """Return a signed share in percent, with its standard error where there is one: `+14.9 ± 0.3 %`."""
+    if share is None or error is None or not math.isfinite(share):
+        return percent(share)
+    return f"{with_sign(100 * share)} ± {100 * error:.1f} %"
+
+
 def with_sign(value: float) -> str:
     """Return one decimal and the sign; what rounds to zero is `+0.0`, and a huge value has an exponent."""
     return f"{value:+.1e}" if abs(value) >= _HUGE else f"{round(value, 1) + 0.0:+.1f}"

@@ -10,7 +10,7 @@ import pytest
 
 from dapt_contract.measure import Measure, Perplexity, SidePerplexity
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.base_sanity import check_base
+from dapt_trainer.evaluation.base_model.sanity import check_base
 
 VOCABULARY = 32_000
 

@@ -22,6 +22,7 @@ from dapt_trainer.data.packing.data_manifest import read_manifest, write_manifes
 from dapt_trainer.data.packing.prepared_files import digests_of_files
 from dapt_trainer.errors import InputError, StopRequested
 from dapt_trainer.evaluation import measure
+from dapt_trainer.evaluation.base_model.document_losses import read_losses
 from dapt_trainer.evaluation.items import read_items
 from dapt_trainer.modeling.loading import spread_model
 from dapt_trainer.stages import baseline, evaluate, verify
@@ -79,8 +80,9 @@ def measured(toy_work: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     shutil.copytree(toy_work, work)
     base, board = run(work, baseline, "baseline", BaselineConfig(model=BASE, evaluation=EVALUATION))
     config = EvaluateConfig(
-        candidate="a1-s8", model=TUNED, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
-    )
+        candidate="a1-s8", model=TUNED, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE,
+        base_losses_digest=base.facts.losses_digest,
+    )  # fmt: skip
     candidate, _ = run(work, evaluate, "evaluate", config, "a1-s8")
     return work, base, candidate, board
 
@@ -143,20 +145,38 @@ def test_a_candidate_is_paired_with_the_base_items(measured: tuple[Path, Any, An
     assert report.facts.measure.digest != base_report.facts.measure.digest
 
 
+def test_a_candidates_losses_are_paired_with_the_base_models_by_document(
+    measured: tuple[Path, Any, Any, Recorder],
+) -> None:
+    work, base_report, report, _ = measured
+    losses = read_losses(work, base_report.losses_path, base_report.facts.losses_digest)
+    base, found = base_report.facts.measure, report.facts.measure
+    for side, half in ((side, half) for side in ("domain", "general") for half in ("a", "b")):
+        part = getattr(getattr(base, side), half)
+        of_half = [loss for loss in losses if (loss.side, loss.half) == (side, half)]
+        assert sum(loss.nats for loss in of_half) == pytest.approx(part.nll_nats)
+        assert sum(loss.tokens for loss in of_half) == part.tokens
+        assert part.difference_standard_error_nats is None
+        assert getattr(getattr(found, side), half).difference_standard_error_nats > 0
+
+
 def test_the_base_model_against_itself_differs_by_nothing(measured: tuple[Path, Any, Any, Recorder]) -> None:
     work, base_report, _, _ = measured
     config = EvaluateConfig(
-        candidate="a1-s1", model=BASE, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
-    )
+        candidate="a1-s1", model=BASE, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE,
+        base_losses_digest=base_report.facts.losses_digest,
+    )  # fmt: skip
     report = evaluate.run(config, context(work, "evaluate", config, candidate="a1-s1"))
-    assert report.facts.measure.domain == base_report.facts.measure.domain
+    domain, base_domain = report.facts.measure.domain, base_report.facts.measure.domain
+    assert domain.b.loss_nats == base_domain.b.loss_nats
+    assert domain.a.difference_standard_error_nats == 0.0
     assert [score.difference for score in report.facts.measure.scores] == [0.0, 0.0, 0.0]
 
 
 def test_the_data_manifest_is_read_once(
     measured: tuple[Path, Any, Any, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, _, candidate, _ = measured
+    work, base, candidate, _ = measured
     schemas: list[str] = []
     read_envelope = data_manifest.read_envelope
 
@@ -166,7 +186,11 @@ def test_the_data_manifest_is_read_once(
 
     monkeypatch.setattr(data_manifest, "read_envelope", noted)
     config = EvaluateConfig(
-        candidate="a1-s8", model=TUNED, evaluation=EVALUATION, base_items_path=BASELINE_LINEAGE
+        candidate="a1-s8",
+        model=TUNED,
+        evaluation=EVALUATION,
+        base_items_path=BASELINE_LINEAGE,
+        base_losses_digest=base.facts.losses_digest,
     )
     report = evaluate.run(config, context(work, "evaluate", config, candidate="a1-s8"))
     assert schemas == [data_manifest.DATA_SCHEMA]
@@ -197,7 +221,8 @@ def test_verify_measures_only_models_without_earlier_measures(
     measured: tuple[Path, Any, Any, Recorder],
 ) -> None:
     work, base, candidate, _ = measured
-    config = verify_config(reuse_paths=(), sample_prompts=0)
+    digest = base.facts.losses_digest
+    config = verify_config(reuse_paths=(), sample_prompts=0, base_losses_digest=digest)
     its = context(work, "verify", config)
     report = verify.run(config, its)
     assert report.facts.final == candidate.facts.measure
@@ -381,6 +406,8 @@ def test_a_baseline_of_equal_model_data_and_settings_is_read_again(
     assert (second.facts, second.key, second.reused_from) == (first.facts, first.key, BASELINE_LINEAGE)
     assert second.items_path == "stages/baseline-a2/try-1/items.jsonl"
     assert read_items(work, second.items_path) == read_items(work, first.items_path)
+    assert second.losses_path == "stages/baseline-a2/try-1/losses.jsonl"
+    assert read_losses(work, second.losses_path, first.facts.losses_digest)
     moved = tuple(task.model_copy(update={"source": "file://elsewhere.jsonl"}) for task in EVALUATION.tasks)
     assert (
         again(3, EVALUATION.model_copy(update={"tasks": moved})).key == first.key

@@ -34,6 +34,7 @@ from support.toy_training import (
     make_context,
     make_model,
     make_work_volume,
+    store_base_losses,
 )
 from support.written import load_recipe
 
@@ -225,16 +226,27 @@ def test_a_missing_part_is_named(work: Path) -> None:
     assert str(caught.value) == f"{work}/no: no *.safetensors file to name the model by"
 
 
+def test_rows_have_the_errors_of_their_differences_from_the_base_model(work: Path) -> None:
+    update = {"blends": BLENDS[:1], "base_losses_digest": store_base_losses(work)}
+    (row,) = run_number(work, 91, CONFIG.model_copy(update=update)).facts.rows
+    assert row.domain_b_error
+    assert row.general_b_error
+    with pytest.raises(InputError, match="the work volume changed since"):
+        run_number(work, 101, CONFIG.model_copy(update=update | {"base_losses_digest": "0" * 64}))
+
+
 def test_thirty_rows_fit_into_a_message() -> None:
     rows = tuple(
         BlendRow(
             candidate=f"a10-s{10**9 + number}-i0.8{'x' * 22}"[:40],
-            domain_a_nats=12.3456789,
+            domain_a_nats=0.0123456789,
             domain_b_nats=1.23456789,
             general_a_nats=1.23456789,
             general_b_nats=1.23456789,
             weights_digest="a" * 12,
             try_number=10**9,
+            domain_b_error=9999,
+            general_b_error=9999,
         )
         for number in range(30)
     )

@@ -21,7 +21,14 @@ from dapt_contract.stages.pretrain import PretrainReport
 from dapt_trainer.checkpoints.fence import read_claim
 from dapt_trainer.errors import InfrastructureError, InputError, StopRequested
 from dapt_trainer.stages import pretrain
-from support.toy_training import FILTERS, KEY, make_context, make_work_volume, pretrain_config
+from support.toy_training import (
+    FILTERS,
+    KEY,
+    make_context,
+    make_work_volume,
+    pretrain_config,
+    store_base_losses,
+)
 
 pytestmark = [pytest.mark.torch, *(pytest.mark.filterwarnings(line) for line in FILTERS)]
 LINEAGE = "stages/pretrain-a1"
@@ -262,8 +269,9 @@ def test_a_checkpoint_is_completed_while_the_model_is_measured(tmp_path: Path, m
 
     monkeypatch.setattr(run_checkpoints, "complete", complete)
     monkeypatch.setattr(pretrain, "side_perplexity", measure)
-    report = trained(work)
+    report = trained(work, pretrain_config(base_losses_digest=store_base_losses(work)))
     assert [row.step for row in report.facts.checkpoints] == [2, 4, 6]
+    assert all(row.domain_b_error and row.general_b_error for row in report.facts.checkpoints)
 
 
 def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: Any) -> None:

@@ -18,6 +18,7 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.sentences import shortened
 from dapt_contract.stages import KINDS
 from dapt_contract.stages.prepare import PrepareFacts
+from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_contract.untrusted.printable import printable, printable_values
 
 MAX_MESSAGE_BYTES = 3840
@@ -80,8 +81,8 @@ class RunEnd:
 def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Contract | None = None) -> str:
     """Return the message of a run as JSON of at most `MAX_MESSAGE_BYTES` bytes.
 
-    The sentence is cut first, then warnings are dropped, then prepare's sources are summed by side: the report on the
-    volume has everything in full.
+    The sentence is cut first, then warnings are dropped, then prepare's sources are summed by side, and standard errors
+    of pretraining's oldest checkpoints are dropped: the report on the volume has everything in full.
 
     Args:
         key: run key.
@@ -132,6 +133,8 @@ def encode_message(key: str, kind: str, end: RunEnd | None = None, *, facts: Con
     if isinstance(facts, PrepareFacts) and facts.sources != facts.with_sums_of_sides().sources:
         # Twenty rows of large counts are longer than a message; what is summed leaves place for warnings again.
         return encode_message(key, kind, end, facts=facts.with_sums_of_sides())
+    if isinstance(facts, PretrainFacts) and (shorter := facts.shorter()) is not None:
+        return encode_message(key, kind, end, facts=shorter)
     raise ContractError(
         f"facts of {kind} take {len(text.encode())} bytes; a message holds {MAX_MESSAGE_BYTES}"
     )

@@ -35,6 +35,9 @@ class BaselineFacts(Contract):
     measure: Measure
     items_digest: DigestText = ""
     """SHA-256 of the file with the values of its items, which others are paired with; empty from before this field."""
+    losses_digest: DigestText = ""
+    """SHA-256 of the file with its loss on each held-out document, which others are paired with; empty from before
+    this field."""
 
     @model_validator(mode="after")
     def _is_a_reference(self) -> Self:
@@ -57,6 +60,8 @@ class BaselineReport(Contract):
     """File of JSON lines, one for each item with the value that the model got."""
     items_digest: str = ""
     """SHA-256 of that file; empty in a report from before this field."""
+    losses_path: str = ""
+    """File of JSON lines, one for each held-out document with the model's loss; empty from before this field."""
     key: str = ""
     """Digest of model, data and settings: a report with the same key has the same numbers."""
     reused_from: str = ""

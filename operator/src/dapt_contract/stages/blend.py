@@ -14,6 +14,7 @@ from pydantic import Field
 
 from dapt_contract.base import Contract, DigestText, Loss, PositiveCount, Row
 from dapt_contract.layout import BLENDS, stage_folder
+from dapt_contract.measure import RowError
 from dapt_contract.stages.common import ModelReference, ModelSpread, RecordedDigests
 
 MAX_BLENDS: Final = 30
@@ -61,6 +62,8 @@ class BlendConfig(Contract):
     """How the ranks divide the model."""
     keeps: KeepRule = KeepRule()
     """Which blends stay on the volume."""
+    base_losses_digest: DigestText | None = None
+    """SHA-256 of the base model's losses by document, which each blend's are paired with. None: it has none."""
 
 
 class BlendRow(Row):
@@ -75,6 +78,8 @@ class BlendRow(Row):
     """First 12 hexadecimal digits of the digest: of the folder where there is one, else of the recipe."""
     try_number: PositiveCount | None = None
     """Run below whose folder the blend lies as an ordinary model (`blend_folder`). None: it was removed."""
+    domain_b_error: RowError | None = None
+    general_b_error: RowError | None = None
 
     def without_folder(self, recipe_digest: str) -> BlendRow:
         """Return the row of a blend whose folder is removed."""

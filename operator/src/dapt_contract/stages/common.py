@@ -78,8 +78,13 @@ class ModelReference(Contract):
         return not (self.adapters or self.averaged_with or self.tuned or self.interpolation != 1.0)
 
 
-CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_digest"})
-"""Fields of configurations that only check what a stage reads: they change nothing of its result."""
+CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_digest", "base_losses_digest"})
+"""Fields of configurations that only check what a stage reads, or say how sure it is of a loss: they change no measured
+number of its result."""
+
+FIELDS_ABSENT_IF_NONE: Final = frozenset({"base_losses_digest"})
+"""Fields of configurations that are no part of a digest while they are None: the runs that a version without them has
+created keep their digests."""
 
 
 LAYOUT_FIELDS: Final = frozenset({"spread", "sequence_parallel", "keeps"})

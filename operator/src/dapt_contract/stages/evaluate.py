@@ -22,6 +22,8 @@ class EvaluateConfig(Contract):
     """What was recorded of the weights."""
     base_items_digest: DigestText | None = None
     """SHA-256 of the base model's items, which are refused if they have another. None: their report has it."""
+    base_losses_digest: DigestText | None = None
+    """SHA-256 of the base model's losses by document, which this model's are paired with. None: it has none."""
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
     spread: ModelSpread = ModelSpread()

@@ -8,11 +8,15 @@ from typing import Final, Literal
 from pydantic import Field
 
 from dapt_contract.base import Amount, Contract, Count, DigestText, Loss, PositiveCount, Row
+from dapt_contract.measure import RowError
+from dapt_contract.sentences import shortened
 from dapt_contract.stages.common import MAX_ATTEMPTS, MAX_CHECKPOINTS, TrainingConfig
 from dapt_contract.stop_rule import StopRule
 
 KEPT_OPTIMIZER_STATES: Final = 2
 """Checkpoints that keep their optimizer state: the newest, and one more in case that it is damaged."""
+
+_SHORT_MESSAGE_CHARACTERS: Final = 80
 
 EndedBy = Literal["Completed", "ForgettingLimit", "Diverged", "BudgetReached", "Stopped"]
 
@@ -61,6 +65,8 @@ class PretrainConfig(TrainingConfig):
     regularization: RegularizationConfig | None = None
     earlier_phases: tuple[MixturePhase, ...] = Field(default=(), max_length=MAX_ATTEMPTS)
     """What earlier attempts read up to the checkpoint that this one starts from, oldest first."""
+    base_losses_digest: DigestText | None = None
+    """SHA-256 of the base model's losses by document, which each checkpoint's are paired with. None: it has none."""
 
 
 class CheckpointFacts(Row):
@@ -75,6 +81,19 @@ class CheckpointFacts(Row):
     general_b_nats: Loss
     weights_digest: str = Field(max_length=12)
     """First 12 hexadecimal digits."""
+    domain_b_error: RowError | None = None
+    general_b_error: RowError | None = None
+
+    @property
+    def has_errors(self) -> bool:
+        """Return whether the standard errors of the losses are known."""
+        return self.domain_b_error is not None or self.general_b_error is not None
+
+    def without_errors(self) -> CheckpointFacts:
+        """Return the row without standard errors."""
+        return CheckpointFacts.model_validate(
+            self.__dict__ | {"domain_b_error": None, "general_b_error": None}
+        )
 
 
 class PenaltyPoint(Row):
@@ -112,6 +131,22 @@ class PretrainFacts(Contract):
         if newest == self.checkpoints:
             return self
         return PretrainFacts.model_validate({**self.__dict__, "checkpoints": newest})
+
+    def shorter(self) -> PretrainFacts | None:
+        """Return the facts a little shorter, for a message that is full; None when nothing can be left out.
+
+        The sentence goes first: the message has it in full. Then the standard errors of the oldest checkpoint that has
+        any: a gate judges it without them.
+        """
+        if len(self.message) > _SHORT_MESSAGE_CHARACTERS:
+            shorter = shortened(self.message, _SHORT_MESSAGE_CHARACTERS)
+            return PretrainFacts.model_validate({**self.__dict__, "message": shorter})
+        place = next((index for index, row in enumerate(self.checkpoints) if row.has_errors), None)
+        if place is None:
+            return None
+        rows = list(self.checkpoints)
+        rows[place] = rows[place].without_errors()
+        return PretrainFacts.model_validate({**self.__dict__, "checkpoints": tuple(rows)})
 
 
 class CurvePoint(Contract):

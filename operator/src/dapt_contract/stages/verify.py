@@ -31,6 +31,8 @@ class VerifyConfig(Contract):
     sample_new_tokens: int = 48
     base_items_digest: DigestText | None = None
     """SHA-256 of the base model's items, which are refused if they have another. None: their report has it."""
+    base_losses_digest: DigestText | None = None
+    """SHA-256 of the base model's losses by document, which this model's are paired with. None: it has none."""
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest`: prepared data with another digest is refused. None: not known."""
     spread: ModelSpread = ModelSpread()

@@ -19,7 +19,7 @@ from dapt_operator.report import style
 from dapt_operator.report.charts import ScoreRow
 from dapt_operator.report.inputs import ReportInputs
 from dapt_operator.report.training_charts import PerplexityPoint
-from dapt_operator.report.typography import percent, perplexity, points, typeset_percents
+from dapt_operator.report.typography import percent_with_error, perplexity, points, typeset_percents
 
 _CLEAR_STANDARD_ERRORS: Final = 2.0
 """A difference of at least this many standard errors is called a change."""
@@ -103,7 +103,10 @@ def perplexity_rows(inputs: ReportInputs) -> list[PerplexityRow]:
 
 def _side_cells(base: Measure, measure: Measure, side: Literal["domain", "general"]) -> SidePerplexityCells:
     both = (measure.domain if side == "domain" else measure.general).both
-    change = NOT_MEASURED if measure is base else percent(perplexity_change(base, measure, side))
+    share, error = perplexity_change(base, measure, side), both.difference_standard_error_nats
+    # Of a ratio, to first order: the ratio times the error of its logarithm.
+    of_ratio = None if error is None else (1.0 + share) * error
+    change = NOT_MEASURED if measure is base else percent_with_error(share, of_ratio)
     return SidePerplexityCells(perplexity(both.perplexity), change, f"{both.bits_per_byte:.3f}")
 
 
@@ -268,9 +271,11 @@ def _candidate_row(inputs: ReportInputs, row: CandidateStatus, candidate: Candid
         id=row.id,
         is_chosen=row.id == inputs.chosen_id,
         domain=perplexity(row.domain_perplexity),
-        domain_change=percent(None if decrease is None else -decrease),
+        domain_change=percent_with_error(
+            None if decrease is None else -decrease, row.domain_perplexity_decrease_standard_error
+        ),
         general=perplexity(row.general_perplexity),
-        general_change=percent(row.forgetting),
+        general_change=percent_with_error(row.forgetting, row.forgetting_standard_error),
         gain=_gain_cell(row.gain),
         gain_with_tasks=_gain_cell(row.gain_with_tasks),
         gates=[_gate_cell(inputs, candidate, gate.name) for gate in gate_columns(inputs)],

@@ -37,5 +37,6 @@ def typeset_percents(sentence: str) -> str:
 count = _typeset(number_format.count)
 number = _typeset(number_format.number)
 percent = _typeset(number_format.percent)
+percent_with_error = _typeset(number_format.percent_with_error)
 perplexity = _typeset(number_format.perplexity)
 points = _typeset(number_format.points)

@@ -384,6 +384,8 @@ class RunCheckpoints:
                 general_a_nats=general.a.loss_nats,
                 general_b_nats=general.b.loss_nats,
                 weights_digest=stored.manifest.weights_digest[:DIGEST_DIGITS],
+                domain_b_error=domain.b.row_error,
+                general_b_error=general.b.row_error,
             )
             for stored, domain, general in self._measured()
         )

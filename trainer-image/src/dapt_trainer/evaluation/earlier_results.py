@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from dapt_contract.envelope import digest_of
-from dapt_contract.layout import HARNESS, HELD_OUT, MODEL, PROBES, STAGES, TASKS
+from dapt_contract.layout import HARNESS, HELD_OUT, MODEL, PROBES, STAGES, TASKS, stage_folder
 from dapt_contract.measure import Measure
 from dapt_contract.stage_file import find_report
 from dapt_contract.stages.baseline import BaselineReport
@@ -23,6 +23,7 @@ from dapt_trainer.data.harness.data import TASK_FILE
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.base_model.document_losses import DocumentLoss, read_losses
 from dapt_trainer.evaluation.items import Item, read_items
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval")
@@ -75,9 +76,11 @@ def kept_results(
         if not isinstance(report, BaselineReport) or report.key != key:
             continue
         try:
-            return report, read_items(work, report.items_path, report.items_digest), lineage
+            items = read_items(work, report.items_path, report.items_digest)
+            losses_of_report(work, report)
+            return report, items, lineage
         except InputError:
-            continue  # its items were removed to free space, or changed
+            continue  # its items or losses were removed to free space, or changed
     return None
 
 
@@ -122,6 +125,38 @@ def base_items(
     if not isinstance(report, BaselineReport):
         raise InputError(f"{work / lineage}: no finished baseline to compare with; run baseline first")
     return read_items(work, report.items_path, expected_digest or report.items_digest)
+
+
+def losses_of_report(work: Path, report: BaselineReport) -> tuple[DocumentLoss, ...]:
+    """Read the base model's losses by document that a report names; none where it is from before they were stored.
+
+    Raises:
+        InputError: they cannot be read, or are others.
+    """
+    if not report.losses_path:
+        return ()
+    return read_losses(work, report.losses_path, report.facts.losses_digest)
+
+
+def base_losses(
+    work: Path, expected_digest: str | None, lineage: str = stage_folder("baseline")
+) -> tuple[DocumentLoss, ...]:
+    """Read the base model's losses by document.
+
+    Args:
+        work: root of the work volume.
+        expected_digest: of the losses, as the baseline reported it; None: it has stored none, and nothing is read.
+        lineage: folder of the baseline.
+
+    Raises:
+        InputError: there is no finished baseline, or its losses cannot be read.
+    """
+    if expected_digest is None:
+        return ()
+    report = find_report(work, lineage, "baseline")
+    if not isinstance(report, BaselineReport) or not report.losses_path:
+        raise InputError(f"{work / lineage}: no baseline with losses to compare with; run baseline first")
+    return read_losses(work, report.losses_path, expected_digest)
 
 
 def measured_before(work: Path, lineages: Iterable[str], signing_key: bytes = b"") -> dict[str, Measure]:

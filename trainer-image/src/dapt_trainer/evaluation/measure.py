@@ -22,9 +22,10 @@ from dapt_trainer.data.packing.prepared_files import check_prepared
 from dapt_trainer.digests import size_of_reference
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.base_model.document_losses import DocumentLoss
 from dapt_trainer.evaluation.harness import SharedContextModel, TaskRunner
 from dapt_trainer.evaluation.items import Item, score_of
-from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
+from dapt_trainer.evaluation.perplexity import HeldOutScoring, measure_side
 from dapt_trainer.evaluation.probes import read_probes, run_probes
 from dapt_trainer.evaluation.sharing.generation import SharedGeneration
 from dapt_trainer.evaluation.sharing.work_share import share_of_generation, share_of_work
@@ -37,10 +38,11 @@ _SIDES: tuple[Side, Side] = ("domain", "general")
 
 @dataclass(frozen=True)
 class Measured:
-    """Holds a model's measure and the items behind its scores."""
+    """Holds a model's measure, the items behind its scores, and the losses behind its perplexities."""
 
     measure: Measure
     items: tuple[Item, ...]
+    losses: tuple[DocumentLoss, ...]
 
 
 class Bench:
@@ -124,6 +126,7 @@ class Bench:
         digest: str,
         name: str,
         base_items: Sequence[Item] | None,
+        base_losses: Sequence[DocumentLoss] = (),
     ) -> Measured:
         """Measure one model.
 
@@ -133,23 +136,28 @@ class Bench:
             digest: of its weights.
             name: shown in the progress: `base`, or a candidate's id.
             base_items: of the base model, for paired differences; None when this is the base model.
+            base_losses: of the base model by document, for standard errors; empty when this is the base model.
 
         Raises:
-            InputError: as `side_perplexity`, `TaskRunner.run`, `score_of`.
+            InputError: as `measure_side`, `TaskRunner.run`, `score_of`.
             StopRequested: SIGTERM was seen by any rank.
         """
         perplexities = {}
+        losses: list[DocumentLoss] = []
         # Those of the model before are not this one's.
         self._context.progress.update(domain_perplexity=None, general_perplexity=None)
         for side in _SIDES:
-            perplexities[side] = side_perplexity(
+            measured_side = measure_side(
                 model,
                 self._context.work,
                 side,
                 self._scoring,
                 tokenizer=tokenizer,
                 advance=self._parts.begin(f"{name}: {side} held-out text"),
+                base=base_losses,
             )
+            perplexities[side] = measured_side.perplexity
+            losses += measured_side.losses
         self._context.progress.update(
             domain_perplexity=perplexities["domain"].both.perplexity,
             general_perplexity=perplexities["general"].both.perplexity,
@@ -171,4 +179,4 @@ class Bench:
             general=perplexities["general"],
             scores=tuple(scores),
         )
-        return Measured(measure, tuple(items))
+        return Measured(measure, tuple(items), tuple(losses))

@@ -14,6 +14,7 @@ token of one document sees another document; end-of-text itself is not scored, b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from dapt_trainer.data.packing.leads import tokens_of_lead
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.base_model.document_losses import DocumentLoss, paired_error
 from dapt_trainer.evaluation.scoring import Advance, Scorer, Tree, score_shared
 from dapt_trainer.evaluation.sharing.work_share import WorkShare
 
@@ -123,6 +125,26 @@ def held_out_perplexity(
 ) -> Perplexity:
     """Measure `model` on `documents` and return the sums over all ranks, on every rank.
 
+    Arguments and errors are those of `held_out_nats`.
+    """
+    nats = held_out_nats(model, documents, scoring, end_of_text_id=end_of_text_id, advance=advance)
+    return Perplexity(
+        nll_nats=math.fsum(nats),
+        tokens=sum(len(document.ids) - document.lead_tokens for document in documents),
+        bytes=sum(document.scored_bytes for document in documents),
+    )
+
+
+def held_out_nats(
+    model: torch.nn.Module,
+    documents: Sequence[ScoredDocument],
+    scoring: HeldOutScoring,
+    *,
+    end_of_text_id: int,
+    advance: Advance | None = None,
+) -> list[float]:
+    """Measure `model` on `documents` and return the loss of each in nats, on every rank.
+
     The model's mode is restored. With several ranks each scores its share.
 
     Args:
@@ -135,11 +157,12 @@ def held_out_perplexity(
     Raises:
         InputError: there is no token to score.
     """
-    trees = [
-        tree
-        for document in documents
-        for tree in windows(document.ids, scoring.context_length_tokens, end_of_text_id, document.lead_tokens)
-    ]
+    trees: list[Tree] = []
+    document_of_tree: list[int] = []
+    for number, document in enumerate(documents):
+        cut = windows(document.ids, scoring.context_length_tokens, end_of_text_id, document.lead_tokens)
+        trees += cut
+        document_of_tree += [number] * len(cut)
     if not trees:
         raise InputError("held-out text: no token to score; raise corpus.heldOut.fraction or give more text")
 
@@ -156,12 +179,20 @@ def held_out_perplexity(
         share=scoring.share,
         advance=after_batch,
     )
-    total = torch.tensor(-sum(scored.log_likelihood_nats for scored in results.values()), dtype=torch.float64)
-    return Perplexity(
-        nll_nats=float(scoring.share.sum(total.to(next(model.parameters()).device))),
-        tokens=sum(len(document.ids) - document.lead_tokens for document in documents),
-        bytes=sum(document.scored_bytes for document in documents),
-    )
+    nats = torch.zeros(len(documents), dtype=torch.float64)
+    # Each window has one continuation, so a continuation's number is its window's.
+    for tree_number, scored in results.items():
+        nats[document_of_tree[tree_number]] -= scored.log_likelihood_nats
+    summed: list[float] = scoring.share.sum(nats.to(next(model.parameters()).device)).tolist()
+    return summed
+
+
+@dataclass(frozen=True)
+class MeasuredSide:
+    """Holds the perplexities of one side, and the losses that they are the sums of."""
+
+    perplexity: SidePerplexity
+    losses: tuple[DocumentLoss, ...]
 
 
 def side_perplexity(
@@ -172,7 +203,23 @@ def side_perplexity(
     *,
     tokenizer: PreTrainedTokenizerBase,
     advance: Advance | None = None,
+    base: Sequence[DocumentLoss] = (),
 ) -> SidePerplexity:
+    """Measure both halves of one side's held-out text; arguments and errors are those of `measure_side`."""
+    measured = measure_side(model, work, side, scoring, tokenizer=tokenizer, advance=advance, base=base)
+    return measured.perplexity
+
+
+def measure_side(
+    model: torch.nn.Module,
+    work: Path,
+    side: Side,
+    scoring: HeldOutScoring,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    advance: Advance | None = None,
+    base: Sequence[DocumentLoss] = (),
+) -> MeasuredSide:
     """Measure both halves of one side's held-out text on the work volume.
 
     Args:
@@ -182,9 +229,11 @@ def side_perplexity(
         scoring: how, this rank's share, and the manifest of the data.
         tokenizer: of the scored weights; used where the adaptation's tokenizer is extended.
         advance: gets the share done after each batch.
+        base: losses of the base model, for paired standard errors; empty: there are none.
 
     Raises:
-        InputError: a half or the data manifest is missing, or a half is empty.
+        InputError: a half or the data manifest is missing, a half is empty, or the base model was measured on other
+            documents.
     """
     # Read once: a file that changed after its comparison is not followed.
     manifest = scoring.manifest or read_manifest(work)
@@ -194,6 +243,7 @@ def side_perplexity(
     first_id = manifest.end_of_text_id if manifest.begin_of_text_id is None else manifest.begin_of_text_id
     listed = dict(manifest.files)
     measured = []
+    losses: list[DocumentLoss] = []
     for number, half in enumerate(HALVES):
 
         def advance_half(fraction: float, done: int = number) -> None:
@@ -201,7 +251,7 @@ def side_perplexity(
                 advance((done + fraction) / 2)
 
         documents = read_held_out(work, side, half, expected_digest=listed.get(held_out_name(side, half)))
-        perplexity = held_out_perplexity(
+        nats = held_out_nats(
             model,
             in_tokens_of(tokenizer, documents) if is_extended else documents,
             scoring,
@@ -210,9 +260,21 @@ def side_perplexity(
         )
         # Always the base tokenizer's count: perplexities of the base model and of adapted ones then divide by the
         # same number.
-        base_tokens = sum(document.scored_tokens for document in documents)
-        measured.append(perplexity.model_copy(update={"tokens": base_tokens}))
-    return SidePerplexity(a=measured[0], b=measured[1])
+        of_half = [
+            DocumentLoss(side=side, half=half, tokens=document.scored_tokens, nats=of_document)
+            for document, of_document in zip(documents, nats, strict=True)
+        ]
+        of_base = [loss for loss in base if loss.side == side and loss.half == half]
+        measured.append(
+            Perplexity(
+                nll_nats=math.fsum(nats),
+                tokens=sum(document.scored_tokens for document in documents),
+                bytes=sum(document.scored_bytes for document in documents),
+                difference_standard_error_nats=paired_error(of_half, of_base) if base else None,
+            )
+        )
+        losses += of_half
+    return MeasuredSide(SidePerplexity(a=measured[0], b=measured[1]), tuple(losses))
 
 
 def in_tokens_of(

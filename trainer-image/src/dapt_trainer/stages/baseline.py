@@ -8,8 +8,9 @@ from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import checked_reference_digest, size_of_reference
 from dapt_trainer.distributed import evaluation_ranks
-from dapt_trainer.evaluation.base_sanity import check_base
-from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, results_key
+from dapt_trainer.evaluation.base_model.document_losses import LOSSES, losses_digest, write_losses
+from dapt_trainer.evaluation.base_model.sanity import check_base
+from dapt_trainer.evaluation.earlier_results import found_by_all, kept_results, losses_of_report, results_key
 from dapt_trainer.evaluation.items import items_digest, write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
@@ -44,21 +45,34 @@ def run(config: BaselineConfig, context: StageContext) -> BaselineReport:
     )
     kept = kept_results(context.work, key, context.signing_key)
     items_path = f"{try_folder(context.stage.run)}/{ITEMS}"
+    losses_path = f"{try_folder(context.stage.run)}/{LOSSES}"
     if found_by_all(ranks, kept is not None) and kept is not None:
         report, items, lineage = kept
+        update = {"items_path": items_path, "reused_from": lineage}
+        losses = losses_of_report(context.work, report)
+        if losses:
+            update["losses_path"] = losses_path
         if ranks.is_first:
             write_items(context.try_folder / ITEMS, items)
-        return report.model_copy(update={"items_path": items_path, "reused_from": lineage})
+            if losses:
+                write_losses(context.try_folder / LOSSES, losses)
+        return report.model_copy(update=update)
     model, tokenizer = bench.load(config.model)
     hashed.require_unchanged()
     measured = bench.measure(model, tokenizer, digest=digest, name="base", base_items=None)
     check_base(measured.measure, model.config.vocab_size)
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)
+        write_losses(context.try_folder / LOSSES, measured.losses)
     digest_of_items = items_digest(measured.items)
     return BaselineReport(
-        facts=BaselineFacts(measure=measured.measure, items_digest=digest_of_items),
+        facts=BaselineFacts(
+            measure=measured.measure,
+            items_digest=digest_of_items,
+            losses_digest=losses_digest(measured.losses),
+        ),
         items_path=items_path,
+        losses_path=losses_path,
         items_digest=digest_of_items,
         key=key,
     )

@@ -35,6 +35,7 @@ from dapt_trainer.digests import (
 )
 from dapt_trainer.distributed import Ranks, evaluation_ranks
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.earlier_results import base_losses
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.evaluation.sharing.work_share import share_of_work
 from dapt_trainer.evaluation.stage_progress import Parts
@@ -145,6 +146,7 @@ class _Bench:
             self.manifest,
             share_of_work(spread, self.ranks).ranks_per_share,
         )
+        self._base_losses = base_losses(self.context.work, self.config.base_losses_digest)
         self._parts = Parts(
             self.context.progress,
             len(_SIDES) * self.num_blends,
@@ -186,6 +188,7 @@ class _Bench:
                 self._scoring,
                 advance=self._parts.begin(f"{blend.candidate}: {side} held-out text"),
                 tokenizer=load_tokenizer(context.work, written.reference.weights),
+                base=self._base_losses,
             )
             for side in _SIDES
         )
@@ -198,6 +201,8 @@ class _Bench:
             general_b_nats=general.b.loss_nats,
             weights_digest=written.weights_digest[:DIGEST_DIGITS],
             try_number=context.stage.run.try_number,
+            domain_b_error=domain.b.row_error,
+            general_b_error=general.b.row_error,
         )
 
 

@@ -11,7 +11,7 @@ from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import DIGEST_DIGITS, checked_reference_digest, size_of_reference
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.earlier_results import base_items
+from dapt_trainer.evaluation.earlier_results import base_items, base_losses
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
@@ -35,6 +35,7 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
     spread = usable_spread(context.work, config.model.weights, config.spread, ranks)
     bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest)
     paired = base_items(context.work, config.base_items_path, config.base_items_digest, context.signing_key)
+    losses = base_losses(context.work, config.base_losses_digest, config.base_items_path)
     context.progress.update(activity=f"checking the weights of {config.candidate}")
     with context.keep_alive(size_of_reference(context.work, config.model)):
         hashed = SharedDigests(context.work, [config.model], [config.recorded], ranks, context.progress)
@@ -43,7 +44,9 @@ def run(config: EvaluateConfig, context: StageContext) -> EvaluateReport:
     model, tokenizer = bench.load(written.plain(config.model))
     hashed.require_unchanged()
     written.require_unchanged()
-    measured = bench.measure(model, tokenizer, digest=digest, name=config.candidate, base_items=paired)
+    measured = bench.measure(
+        model, tokenizer, digest=digest, name=config.candidate, base_items=paired, base_losses=losses
+    )
     if ranks.is_first:
         write_items(context.try_folder / ITEMS, measured.items)
     return EvaluateReport(

@@ -26,6 +26,7 @@ from dapt_trainer.checkpoints.run_checkpoints import RunCheckpoints
 from dapt_trainer.context import StageContext, keep_alive
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import DivergedError, ForgettingLimitReached, InputError, StageEnded, StopRequested
+from dapt_trainer.evaluation.earlier_results import base_losses
 from dapt_trainer.evaluation.perplexity import HeldOutScoring, side_perplexity
 from dapt_trainer.modeling.attention import unpacked_attention
 from dapt_trainer.modeling.flops import flops_per_token
@@ -106,6 +107,7 @@ class PretrainRun:
             activity="loading model and data", checkpoints=self.checkpoints.checkpoint_facts()
         )
         self.rows = open_rows(self.context.work, self.config, self.ranks, self.progress.heartbeat)
+        self.base_losses = base_losses(self.context.work, self.config.base_losses_digest)
 
         # 4. An earlier run may have ended training and been killed before its report. Then nothing is loaded.
         if self._has_ended():
@@ -320,6 +322,7 @@ class PretrainRun:
                 self.ranks, self.config.evaluation_context_length_tokens, self.progress, self.rows.manifest
             ),
             tokenizer=self.tokenizer,
+            base=self.base_losses,
         )
 
     def _apply_stop_rule(self, step: int) -> None:

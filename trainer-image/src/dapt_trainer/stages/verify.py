@@ -18,7 +18,7 @@ from dapt_trainer.data.packing.recorded_data import read_recorded_data
 from dapt_trainer.digests import checked_reference_digest, size_of_reference
 from dapt_trainer.distributed import evaluation_ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.earlier_results import base_items, measured_before
+from dapt_trainer.evaluation.earlier_results import base_items, base_losses, measured_before
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
 from dapt_trainer.evaluation.samples import answers, sample_prompts
@@ -67,6 +67,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
     spread = usable_spread(context.work, config.models[0].model.weights, config.spread, ranks)
     bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest, models=len(pending))
     paired = base_items(context.work, config.base_items_path, config.base_items_digest, context.signing_key)
+    losses = base_losses(context.work, config.base_losses_digest, config.base_items_path)
     written = WrittenModels(context, ranks)
     answers_of: dict[str, list[str]] = {}
     prompts: list[str] | None = None
@@ -78,8 +79,15 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
         hashed.require_unchanged()
         written.require_unchanged()
         if digest not in measures:
-            base = None if named.name == _BASE else paired
-            measured = bench.measure(model, tokenizer, digest=digest, name=named.name, base_items=base)
+            is_base = named.name == _BASE
+            measured = bench.measure(
+                model,
+                tokenizer,
+                digest=digest,
+                name=named.name,
+                base_items=None if is_base else paired,
+                base_losses=() if is_base else losses,
+            )
             measures[digest] = measured.measure
             if ranks.is_first:
                 write_items(context.try_folder / f"items-{named.name}.jsonl", measured.items)

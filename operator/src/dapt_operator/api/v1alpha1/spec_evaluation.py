@@ -159,8 +159,9 @@ class Gates(Base):
     """Points that any one general task or general probe set may lose. More fails where the loss is real: where
     chance would show it in fewer than one of twenty adaptations, corrected for the number of tasks. Default 3.0."""
     confidence: Annotated[float, Field(ge=0.5, lt=1)] | None = None
-    """With which a loss on general tasks must lie within maxGeneralScoreDrop, for example 0.95: a task with too few
-    items to show it fails. Absent: a task fails only when more than the limit was really lost."""
+    """With which every limit must be kept, for example 0.95: the loss on general tasks, the rise of general
+    perplexity, the fall of domain perplexity. A model fails too when items or held-out text are too few to show it.
+    Absent: a task fails only when more than the limit was really lost, and the readings of perplexities judge."""
     min_domain_perplexity_decrease: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Smallest fall of domain perplexity under the base model's, as a share. Default 0.0: any gain counts."""
     patience: Annotated[Integer, Field(ge=1, le=50)] = 2

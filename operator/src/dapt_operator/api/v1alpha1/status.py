@@ -20,7 +20,6 @@ from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 MAX_CANDIDATES = 100
 MAX_STAGES = 30
 MAX_STATUS_BYTES = 256 * 1024
-
 StageState = Literal["Pending", "Running", "Succeeded", "Failed", "Suspended"]
 MAX_WARNINGS = 32
 Warnings = Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_WARNINGS)]
@@ -270,8 +269,12 @@ class CandidateStatus(StatusBase):
     """Perplexity of the general held-out text, computed in the same way."""
     forgetting: float | None = None
     """General perplexity divided by the base model's, minus 1."""
+    forgetting_standard_error: float | None = None
+    """Standard error of forgetting on half B, which the gates judge, by document. Absent: it is not known."""
     domain_perplexity_decrease: float | None = None
     """1 minus domain perplexity divided by the base model's."""
+    domain_perplexity_decrease_standard_error: float | None = None
+    """Standard error of the decrease on half B, which the gates judge, by document. Absent: it is not known."""
     gain: float | None = None
     """Gain by perplexity alone, which is known of every candidate: weights.domainPerplexity x fall of ln domain
     perplexity on both halves. With a weight of 0: the fall itself."""

@@ -15,7 +15,7 @@ from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.manifests import read_documents, read_request
 from dapt_operator.cli.run_folder import find_run
-from dapt_operator.plan.gates.task_drop import WITHIN_NOISE
+from dapt_operator.plan.gates.verdict import WITHIN_NOISE
 from dapt_operator.plan.ledger.stage_facts import read_facts
 from dapt_operator.plan.selection.rejudge import Rejudgement, rejudge
 

@@ -13,12 +13,12 @@ from dapt_contract.stages.baseline import BaselineReport
 from dapt_contract.stages.evaluate import EvaluateReport
 from dapt_contract.stages.verify import Sample, VerifyReport
 from dapt_operator.api.v1alpha1.conditions import PUBLISHED
-from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+from dapt_operator.api.v1alpha1.status import CandidateStatus, DomainAdaptationStatus
 from dapt_operator.cli.display.screen import CleanConsole
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.run_folder import RunFolder
-from dapt_operator.number_format import NOT_MEASURED, percent, perplexity, points
+from dapt_operator.number_format import NOT_MEASURED, percent, percent_with_error, perplexity, points
 from dapt_operator.report.inputs import NO_ANSWER, find_stage_report, read_reports
 
 HEADINGS = {"base": "base", "chosen": "chosen", "finetuned": "fine-tuned", "final": "final"}
@@ -140,10 +140,9 @@ def candidates_table(status: DomainAdaptationStatus) -> Table | None:
             verdict += ", selected"
         table.add_row(
             candidate.id,
-            f"{perplexity(candidate.domain_perplexity)}"
-            f" ({percent(_negative(candidate.domain_perplexity_decrease))})",
+            f"{perplexity(candidate.domain_perplexity)} ({_domain_change(candidate)})",
             perplexity(candidate.general_perplexity),
-            percent(candidate.forgetting),
+            percent_with_error(candidate.forgetting, candidate.forgetting_standard_error),
             *(_gain_cell(gain) for gain in (candidate.gain, candidate.gain_with_tasks)[: len(gains)]),
             verdict,
         )
@@ -152,6 +151,11 @@ def candidates_table(status: DomainAdaptationStatus) -> Table | None:
 
 def _gain_cell(gain: float | None) -> str:
     return NOT_MEASURED if gain is None else f"{gain:.3f}"
+
+
+def _domain_change(candidate: CandidateStatus) -> str:
+    change = _negative(candidate.domain_perplexity_decrease)
+    return percent_with_error(change, candidate.domain_perplexity_decrease_standard_error)
 
 
 def _negative(value: float | None) -> float | None:

@@ -74,6 +74,9 @@ def with_input_checks(
         checks["prepared_digest"] = facts.prepare.data_digest
     if isinstance(config, EvaluateConfig | VerifyConfig) and facts.baseline is not None:
         checks["base_items_digest"] = facts.baseline.items_digest or None
+    pairs_losses = isinstance(config, PretrainConfig | BlendConfig | EvaluateConfig | VerifyConfig)
+    if pairs_losses and facts.baseline is not None:
+        checks["base_losses_digest"] = facts.baseline.losses_digest or None
     return replace(stage, config=type(config).model_validate({**config.__dict__, **checks}))
 
 

@@ -14,7 +14,7 @@ from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.plan.chain_parts.settled import Chosen
 from dapt_operator.plan.gates import Verdict
-from dapt_operator.plan.gates.task_drop import WITHIN_NOISE
+from dapt_operator.plan.gates.verdict import WITHIN_NOISE
 from dapt_operator.plan.stage_parts.attempts import Attempt
 from dapt_operator.plan.stage_parts.stage_plan import TuningData
 from dapt_operator.plan.stage_parts.tuning import num_records

@@ -1,14 +1,19 @@
-"""The gate of the domain: on the half that judges, perplexity falls as far as required and the gain is above zero."""
+"""The gate of the domain: on the half that judges, perplexity falls as far as required and the gain is above zero.
+
+Chance and `gates.confidence` count as in the gate of general perplexity.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates.completeness import NOT_MEASURED, defect_of, missing_scores
 from dapt_operator.plan.gates.gain import gain
+from dapt_operator.plan.gates.noise import error_of_ratio, margin_of
 from dapt_operator.plan.gates.perplexity import NOT_FINITE, increase, unreadable_loss
-from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
+from dapt_operator.plan.gates.verdict import WITHIN_NOISE, Gate, GateFacts, Verdict
 
 NAME: Final = "domainGain"
 
@@ -22,16 +27,32 @@ def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
     if incomplete:
         return (Verdict(NAME, False, NOT_MEASURED, "; ".join(incomplete)),)
     required = spec.gates.min_domain_perplexity_decrease
-    decrease = -increase(facts.base.domain, facts.measured.domain, "b")
+    base, measured = facts.base.domain, facts.measured.domain
+    decrease = -increase(base, measured, "b")
     gained = gain(spec.selection.weights, facts.base, facts.measured, "b")
     numbers = {"decrease": decrease, "limit": required, "gain": gained}
-    change = f"domain perplexity of {facts.name} on half B is {-decrease:+.1%} against the base model's"
+    margin = margin_of("domain", base, measured, math.log1p(-required), spec.gates.confidence)
+    error = error_of_ratio(base, measured)
+    shown = f"{-decrease:+.1%}" if error is None else f"{-decrease:+.1%} ± {error:.1%}"
+    if error is not None:
+        numbers["standardError"] = error
+    change = f"domain perplexity of {facts.name} on half B is {shown} against the base model's"
+    asked = f"a decrease of at least {required:.1%} is required"
     if decrease < required:
-        message = f"{change}, and a decrease of at least {required:.1%} is required"
-        return (Verdict(NAME, False, "LimitMissed", message, numbers),)
+        noise = f" (within noise; {margin.remedy})" if margin is not None and margin.is_noise else ""
+        return (Verdict(NAME, False, "LimitMissed", f"{change}, and {asked}{noise}", numbers),)
+    confidence = spec.gates.confidence
+    if margin is not None and confidence is not None and not margin.is_kept:
+        bound = -math.expm1(math.log1p(-required) - margin.nats + margin.noise_nats)
+        change += f", with {confidence:.0%} confidence a decrease of {bound:.1%} at least ({margin.remedy})"
+        numbers |= margin.numbers() | {"bound": bound}
+        return (Verdict(NAME, False, "LimitMissed", f"{change}, and {asked}", numbers),)
     if not gained > 0.0:
         message = f"{change} and the gain there is {gained:.3f}, not above zero"
         return (Verdict(NAME, False, "NoGain", message, numbers),)
+    if margin is not None and confidence is None and margin.is_noise:
+        message = f"{change}, a gain of {gained:.3f} but within noise of the required {required:.1%}; {margin.remedy}"
+        return (Verdict(NAME, True, WITHIN_NOISE, message, numbers | margin.numbers()),)
     return (Verdict(NAME, True, "Gained", f"{change}, a gain of {gained:.3f}", numbers),)
 
 

@@ -1,4 +1,9 @@
-"""The gate of general perplexity: on the half that judges, at most so much above the base model's."""
+"""The gate of general perplexity: on the half that judges, at most so much above the base model's.
+
+The reading itself judges, and the verdict says where chance may have decided it. `gates.confidence` turns the burden of
+proof: the rise must lie within the limit with that confidence. Where no standard error is known (results of before it
+was computed), the reading judges alone.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,8 @@ from typing import Final, Literal
 
 from dapt_contract.measure import Measure, Side, SidePerplexity
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
+from dapt_operator.plan.gates.noise import Margin, error_of_ratio, margin_of
+from dapt_operator.plan.gates.verdict import WITHIN_NOISE, Gate, GateFacts, Verdict
 
 NAME: Final = "generalPerplexity"
 NOT_FINITE: Final = "NotFinite"
@@ -69,17 +75,46 @@ def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
     unreadable = unreadable_loss(facts.name, facts.base, facts.measured, "general", "b")
     if unreadable:
         return (Verdict(NAME, False, NOT_FINITE, unreadable, {"limit": limit}),)
-    rise = increase(facts.base.general, facts.measured.general, "b")
-    passed = rise <= limit
-    return (
-        Verdict(
-            gate=NAME,
-            passed=passed,
-            reason="WithinLimit" if passed else "LimitExceeded",
-            message=sentence(facts.name, rise, limit, "b", passed=passed),
-            numbers={"increase": rise, "limit": limit},
-        ),
+    base, measured = facts.base.general, facts.measured.general
+    rise = increase(base, measured, "b")
+    margin = margin_of("general", base, measured, math.log1p(limit), spec.gates.confidence)
+    numbers = {"increase": rise, "limit": limit}
+    if margin is None:
+        passed = rise <= limit
+        message = sentence(facts.name, rise, limit, "b", passed=passed)
+        return (Verdict(NAME, passed, _reason(passed), message, numbers),)
+    error = error_of_ratio(base, measured) or 0.0
+    change = (
+        f"general perplexity of {facts.name} on half B is {rise:+.1%} ± {error:.1%} against the base model's"
     )
+    numbers |= {"standardError": error}
+    if spec.gates.confidence is not None:
+        return (_judge_bound(change, margin, numbers, spec.gates.confidence),)
+    passed = rise <= limit
+    message = f"{change}, {'within' if passed else 'over'} the limit of {limit:+.1%}"
+    if not margin.is_noise:
+        return (Verdict(NAME, passed, _reason(passed), message, numbers),)
+    message += f" but within noise; {margin.remedy}"
+    reason = WITHIN_NOISE if passed else _reason(passed)
+    return (Verdict(NAME, passed, reason, message, numbers | margin.numbers()),)
+
+
+def _judge_bound(change: str, margin: Margin, numbers: dict[str, float], confidence: float) -> Verdict:
+    """Judge by the upper bound of the rise."""
+    limit = numbers["limit"]
+    bound = math.expm1(min(math.log1p(limit) - margin.nats + margin.noise_nats, 700.0))
+    said = f"{change}, at most {bound:+.1%} with {confidence:.0%} confidence"
+    numbers = numbers | {"bound": bound}
+    if margin.is_kept:
+        return Verdict(NAME, True, _reason(True), f"{said}, within the limit of {limit:+.1%}", numbers)
+    if margin.nats > 0:
+        said += f" ({margin.remedy})"
+        numbers |= margin.numbers()
+    return Verdict(NAME, False, _reason(False), f"{said}, over the limit of {limit:+.1%}", numbers)
+
+
+def _reason(passed: bool) -> str:
+    return "WithinLimit" if passed else "LimitExceeded"
 
 
 GATE: Final = Gate(NAME, "general perplexity", judge)

@@ -16,13 +16,10 @@ from typing import Final
 from dapt_contract.measure import Score
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.gates.completeness import NOT_MEASURED, defect_of, missing_scores
-from dapt_operator.plan.gates.verdict import Gate, GateFacts, Verdict
+from dapt_operator.plan.gates.verdict import WITHIN_NOISE, Gate, GateFacts, Verdict
+from dapt_operator.significance import errors_that_are_real
 
 NAME: Final = "generalScoreDrop"
-WITHIN_NOISE: Final = "WithinNoise"
-"""Reason of a verdict that lets a drop over the limit pass, since it may be none."""
-CHANCE_OF_FALSE_FAILURE: Final = 0.05
-"""Chance that a model which loses nothing fails on any of its tasks; at most, where the limit is 0."""
 LEAST_DROP: Final = 1e-6
 """Points below which the number of items that would settle a drop is not worth telling apart."""
 
@@ -37,11 +34,6 @@ def judge(spec: DomainAdaptationSpec, facts: GateFacts) -> tuple[Verdict, ...]:
         *(Verdict(NAME, False, NOT_MEASURED, missing) for missing in missing_scores(spec, facts, "general")),
         *(_judge_score(spec, facts.name, base.get(score.name), score, len(measured)) for score in measured),
     )
-
-
-def errors_that_are_real(num_tasks: int) -> float:
-    """Return how many standard errors a drop must have to be real on one of so many tasks."""
-    return NormalDist().inv_cdf(1.0 - CHANCE_OF_FALSE_FAILURE / max(1, num_tasks))
 
 
 def _judge_score(

@@ -9,6 +9,9 @@ from typing import Final
 from dapt_contract.measure import Measure
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 
+WITHIN_NOISE: Final = "WithinNoise"
+"""Reason of a verdict that lets a model pass though chance may have decided it: only the first candidate is given the
+benefit of the doubt."""
 FINISHED_MODEL: Final = "the finished model"
 """Name under which verdicts speak of the model after all tuning."""
 

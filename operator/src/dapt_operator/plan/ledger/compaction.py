@@ -143,13 +143,16 @@ def base_measure(ledger: Ledger) -> Measure | None:
 
 
 def encode(base: Measure, measured: Measure) -> str:
-    """Return a measure in short form: digest, four sums of nats, and the scores in the order of the base model's."""
+    """Return a measure in short form: digest, sums of nats, their errors, scores in the order of the base model's."""
     by_name = {score.name: score for score in measured.scores}
     body = {
         "digest": measured.digest,
         "nats": [compact_number(half.nll_nats) for half in _halves(measured)],
         "scores": [_numbers(by_name.get(score.name)) for score in base.scores],
     }
+    errors = [half.difference_standard_error_nats for half in _halves(measured)]
+    if any(error is not None for error in errors):
+        body["errors"] = [compact_number(error) for error in errors]
     return json.dumps(body, separators=(",", ":"))
 
 
@@ -187,8 +190,15 @@ def decode(base: Measure, text: str) -> Measure:
     """Return the measure that `encode` has shortened."""
     body = json.loads(text)
     domain_a, domain_b, general_a, general_b = (
-        Perplexity(nll_nats=float(nats), tokens=half.tokens, bytes=half.bytes)
-        for nats, half in zip(body["nats"], _halves(base), strict=True)
+        Perplexity(
+            nll_nats=float(nats),
+            tokens=half.tokens,
+            bytes=half.bytes,
+            difference_standard_error_nats=error,
+        )
+        for nats, error, half in zip(
+            body["nats"], body.get("errors") or (None,) * 4, _halves(base), strict=True
+        )
     )
     scores = (
         Score.model_validate(

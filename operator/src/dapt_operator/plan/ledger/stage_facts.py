@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from dapt_contract.measure import Measure, Perplexity, SidePerplexity
+from dapt_contract.measure import Measure, Perplexity, SidePerplexity, error_of_row
 from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.blend import BlendFacts, BlendRow, blend_folder
 from dapt_contract.stages.evaluate import EvaluateFacts
@@ -129,15 +129,22 @@ def measure_of_row(base: Measure, row: CheckpointFacts | BlendRow) -> Measure:
     The held-out text is the base model's, so its numbers of tokens and bytes are too.
     """
 
-    def half(reference: Perplexity, nats: float) -> Perplexity:
-        return Perplexity(nll_nats=nats * reference.tokens, tokens=reference.tokens, bytes=reference.bytes)
+    def half(reference: Perplexity, nats: float, error: int | None = None) -> Perplexity:
+        return Perplexity(
+            nll_nats=nats * reference.tokens,
+            tokens=reference.tokens,
+            bytes=reference.bytes,
+            difference_standard_error_nats=error_of_row(error),
+        )
 
     return Measure(
         digest=row.weights_digest,
         domain=SidePerplexity(
-            a=half(base.domain.a, row.domain_a_nats), b=half(base.domain.b, row.domain_b_nats)
+            a=half(base.domain.a, row.domain_a_nats),
+            b=half(base.domain.b, row.domain_b_nats, row.domain_b_error),
         ),
         general=SidePerplexity(
-            a=half(base.general.a, row.general_a_nats), b=half(base.general.b, row.general_b_nats)
+            a=half(base.general.a, row.general_a_nats),
+            b=half(base.general.b, row.general_b_nats, row.general_b_error),
         ),
     )

@@ -14,7 +14,7 @@ from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.plan.gates import GATES, GateFacts, Verdict, perplexity
 from dapt_operator.plan.gates.gain import gain, gain_by_perplexity
-from dapt_operator.plan.gates.task_drop import WITHIN_NOISE
+from dapt_operator.plan.gates.verdict import WITHIN_NOISE
 from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
 from dapt_operator.plan.stage_parts.weights import blend_model, blends, checkpoint_model, is_measurable
 from dapt_operator.remembered import remembered
@@ -61,7 +61,7 @@ class Candidate:
 
     @property
     def doubt(self) -> str:
-        """Return the message of the first verdict that lets it pass since a loss may be chance; empty for none."""
+        """Return the message of the first verdict that lets it pass though chance may have decided; empty for none."""
         return next((verdict.message for verdict in self.verdicts if verdict.reason == WITHIN_NOISE), "")
 
 

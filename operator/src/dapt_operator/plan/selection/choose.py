@@ -1,7 +1,8 @@
 """Chooses a candidate. Half A ranks, half B and the tasks judge; three are judged at most.
 
 Each further candidate is another try, and with enough tries one that forgets too much passes by luck. So only the first
-has the benefit of the doubt: after a failure, a loss over a limit counts even where it may be chance.
+has the benefit of the doubt: after a failure, a task's loss over the limit counts even where it may be chance, and a
+perplexity must keep its limit by more than chance explains.
 
 Everything is decided from stored numbers, so an edited gate or weight decides again without a run, unless a candidate
 comes first that was never evaluated.
@@ -23,6 +24,7 @@ from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
 from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction
 from dapt_operator.plan.stage_parts.attempts import find_attempt
+from dapt_operator.plan.stage_parts.weights import is_measurable
 
 MAX_JUDGED: Final = 3
 MAX_LISTED: Final = 20
@@ -80,7 +82,8 @@ def choose(spec: DomainAdaptationSpec, facts: Facts, known: tuple[Candidate, ...
     for candidate in passing[:MAX_JUDGED]:
         judged.append(candidate)
         if has_scores(spec) and not candidate.is_evaluated:
-            if _fails_by_perplexity(candidate):
+            # What is known of it are perplexities: where those are in doubt, no evaluation removes it.
+            if _fails_by_perplexity(candidate) or (len(judged) > 1 and candidate.doubt):
                 continue
             return NeedsMeasure(candidate)
         if candidate.passes and (len(judged) == 1 or not candidate.doubt):
@@ -153,11 +156,18 @@ def _pinned(spec: DomainAdaptationSpec, facts: Facts, pin: str, known: tuple[Can
 
 
 def _ranked(spec: DomainAdaptationSpec, pool: Sequence[Candidate]) -> list[Candidate]:
-    """Return the largest gain on half A first: with the tasks where all were evaluated, else by perplexity alone."""
-    with_tasks = spec.evaluation.when != "end" and all(candidate.is_evaluated for candidate in pool)
+    """Return the largest gain on half A first, all in one currency: with the tasks of all, or by perplexity alone.
+
+    With the tasks where all were evaluated, but for those that no evaluation can measure: they come last. With `when:
+    end` only the best are evaluated, one after the other, so perplexity alone ranks before and after.
+    """
+    measured = [candidate for candidate in pool if is_measurable(candidate.measure)]
+    with_tasks = spec.evaluation.when != "end" and all(candidate.is_evaluated for candidate in measured)
 
     def key(candidate: Candidate) -> tuple[float, int, int, str]:
         value = candidate.full_gain_a if with_tasks else candidate.gain_a
+        if with_tasks and not candidate.is_evaluated:
+            value = -math.inf
         rank = -value if math.isfinite(value) else math.inf
         # Ties are broken down to the id, so that equal numbers always give the same choice.
         step = candidate.step if candidate.step is not None else 10**9

@@ -180,6 +180,7 @@ def estimate(
         total_tokens=steps.total_tokens if steps else None,
         replay_fraction=replay,
         shift_nats=None if known.base is None else resolve.shift_nats(known.base),
+        items=known.items,
     )
     return Estimate(
         method="full" if lora is None else "lora",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Final
 
 from dapt_contract.stages.prepare import ModelFacts
@@ -12,6 +14,7 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.number_format import count, plural
 from dapt_operator.plan.sizing.batch_size import FEW_STEPS
 from dapt_operator.plan.sizing.resolve import replay_by_shift
+from dapt_operator.significance import errors_that_are_real
 
 MILLION: Final = 1_000_000
 BILLION: Final = 1_000_000_000
@@ -21,6 +24,10 @@ MOST_PASSES: Final = 4.0
 """Beyond about four passes repeated tokens are worth little (Muennighoff et al. 2023)."""
 MUCH_LESS: Final = 0.6
 """A replay fraction up to this share of what the measured shift calls for is warned about."""
+USUAL_SPREAD_POINTS: Final = 39.0
+"""Standard deviation of the differences item by item where 15 % of the answers change: the root of 0.15."""
+POWER: Final = 0.8
+"""Chance with which twice the limit should be noticed."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class WarningFacts:
     replay_fraction: float | None = None
     shift_nats: float | None = None
     """`resolve.shift_nats`, a token."""
+    items: Mapping[str, int] = field(default_factory=dict)
+    """Items of the tasks of whose items the number is known, by name."""
 
 
 def expectation(domain_tokens: int | None) -> str:
@@ -56,6 +65,7 @@ def warnings(
     if facts.total_tokens is not None and facts.replay_fraction is not None:
         found += _passes(facts.domain_tokens, facts.total_tokens * (1.0 - facts.replay_fraction), "domain")
         found += _passes(facts.general_tokens, facts.total_tokens * facts.replay_fraction, "general")
+    found += _items(spec, facts.items)
     if spec.finetuning is None:
         found.append(
             "no finetuning is asked for: a model after continued pre-training alone is not for deployment"
@@ -154,6 +164,45 @@ def _replay(spec: DomainAdaptationSpec, shift_nats: float | None) -> Iterator[st
             f"replayFraction is {requested:g}, and the base model predicts the domain {shift_nats:.2f} nats a token"
             f" worse than general text: {advised:g} is what such a shift asks for; raise it, or leave it out"
         )
+
+
+def items_to_notice(limit_points: float, num_tasks: int) -> int:
+    """Return the items a task with which a loss of twice the limit on it is noticed with a chance of `POWER`.
+
+    n >= ((z + z') x sd / (2 x limit))^2, with z the standard errors from which a loss is real and z' those of the power
+    (docs/evaluation.md).
+
+    Args:
+        limit_points: above 0.
+        num_tasks: general tasks and probe sets.
+    """
+    errors = errors_that_are_real(num_tasks) + NormalDist().inv_cdf(POWER)
+    return math.ceil((errors * USUAL_SPREAD_POINTS / (2.0 * limit_points)) ** 2)
+
+
+def _items(spec: DomainAdaptationSpec, known: Mapping[str, int]) -> Iterator[str]:
+    tasks, limit = spec.evaluation.general.tasks, spec.gates.max_general_score_drop
+    most = spec.evaluation.limit
+    if not tasks or limit <= 0:
+        return
+    num_tasks = len(tasks) + len(spec.evaluation.probes.general)
+    needed = items_to_notice(limit, num_tasks)
+    items = {
+        task.name: min(most or known[task.name], known[task.name]) if task.name in known else most
+        for task in tasks
+    }
+    few = {name: number for name, number in items.items() if number is not None and number < needed}
+    if not few:
+        return
+    listed = ", ".join(
+        f"{name} ({'' if name in known else 'at most '}{plural(number, 'item')})"
+        for name, number in few.items()
+    )
+    yield (
+        f"too few items of {listed}: with {plural(num_tasks, 'general task')} a loss of {2 * limit:g} points, twice"
+        f" gates.maxGeneralScoreDrop, is noticed in four of five cases from {needed:,} items a task on; raise"
+        " evaluation.limit, or use larger tasks"
+    )
 
 
 def _passes(tokens: int | None, trained_tokens: float, side: str) -> Iterator[str]:

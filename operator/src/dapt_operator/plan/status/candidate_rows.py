@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from dapt_contract.measure import Measure, Score
+from dapt_contract.measure import Measure, Score, SidePerplexity
 from dapt_contract.sentences import shortened
 from dapt_operator.api.v1alpha1.base import MAX_MESSAGE, MAX_TEXT
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
@@ -14,6 +14,7 @@ from dapt_operator.plan.chain_parts.assess import ChainInputs
 from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.gates.gain import gain, gain_by_perplexity, has_task_gain
+from dapt_operator.plan.gates.noise import error_of_ratio
 from dapt_operator.plan.selection.candidates import Candidate
 from dapt_operator.plan.selection.choose import NeedsMeasure, Selected, breach_on_a
 from dapt_operator.plan.transitions import Action
@@ -95,7 +96,9 @@ def _row_of_measure(
         domain_perplexity=rounded(measure.domain.both.perplexity),
         general_perplexity=rounded(measure.general.both.perplexity),
         forgetting=rounded(perplexity.increase(base.general, measure.general, "both")),
+        forgetting_standard_error=_error(base.general, measure.general),
         domain_perplexity_decrease=rounded(-perplexity.increase(base.domain, measure.domain, "both")),
+        domain_perplexity_decrease_standard_error=_error(base.domain, measure.domain),
         gain=rounded(gain_by_perplexity(weights, base, measure, "both")),
         gain_with_tasks=rounded(gain(weights, base, measure, "both")) if has_full_gain else None,
         # A score that is no number is named by its gate.
@@ -103,6 +106,12 @@ def _row_of_measure(
         # A gate that it fails already is final; that it passes is known once all gates have judged.
         passes=passes if is_judged or not passes else None,
     )
+
+
+def _error(base: SidePerplexity, measured: SidePerplexity) -> float | None:
+    """Return the standard error of a side's perplexity over the base model's, to two digits: it is known to no more."""
+    error = error_of_ratio(base, measured)
+    return float(f"{error:.2g}") if error is not None and math.isfinite(error) else None
 
 
 def gate_results(position: Position) -> dict[str, bool] | None:

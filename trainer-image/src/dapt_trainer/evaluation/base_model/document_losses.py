@@ -1,0 +1,122 @@
+"""Stores the base model's loss on each held-out document, and computes how sure a difference from it is.
+
+The loss of a text is a ratio, nats over tokens, and so is the difference of two models' losses on the same documents:
+sum(D) / sum(n), with D a document's nats under the one model minus those under the other and n its tokens. Tokens of a
+document are no independent draws, documents are. So the standard error is that of the ratio by the delete-one
+jackknife over documents:
+
+    r(j) = (sum(D) - D(j)) / (sum(n) - n(j)),    variance = (m - 1) / m x sum over j of (r(j) - mean of r)^2
+
+with m documents (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 11; Cochran 1977, "Sampling
+Techniques", 6.17, for ratios). To first order it is m / (m - 1) x sum of (D - r n)^2 / sum(n)^2, the linearized one.
+Most of what makes a document hard is hard for both models, so the paired error is far below that of either loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from dapt_contract.base import Contract
+from dapt_contract.envelope import write_bytes_atomically
+from dapt_contract.measure import Side
+from dapt_contract.untrusted.regular_files import read_regular_below
+from dapt_trainer.data.packing.held_out import Half
+from dapt_trainer.digests import changed_file
+from dapt_trainer.errors import InputError
+
+LOSSES: Final = "losses.jsonl"
+"""Name of the file in the folder of the baseline's run."""
+MAX_LOSSES_BYTES: Final = 1024**3
+"""Of that file; ten million documents have less."""
+
+
+class DocumentLoss(Contract):
+    """Holds the loss of one model on one held-out document; documents stand in the order of the held-out text."""
+
+    side: Side
+    half: Half
+    tokens: int
+    """Scored tokens in the base model's tokenizer."""
+    nats: float
+    """Sum over the tokens."""
+
+
+def paired_error(measured: Sequence[DocumentLoss], base: Sequence[DocumentLoss]) -> float | None:
+    """Return the standard error of the difference of two models' losses, in nats a token.
+
+    None where it cannot be estimated: under two documents with tokens, or a loss that is no finite number.
+
+    Args:
+        measured: losses of a model on the documents of one half.
+        base: losses of the base model on the same half.
+
+    Raises:
+        InputError: they are not on the same documents.
+    """
+    if [_place(loss) for loss in measured] != [_place(loss) for loss in base]:
+        raise InputError(
+            f"held-out text: the base model was measured on {len(base)} documents, this model on {len(measured)}, and "
+            "they are not the same ones; measure the base model again"
+        )
+    pairs = [
+        (own.nats - of_base.nats, own.tokens)
+        for own, of_base in zip(measured, base, strict=True)
+        if own.tokens > 0
+    ]
+    count = len(pairs)
+    if count < 2 or not all(math.isfinite(difference) for difference, _ in pairs):
+        return None
+    nats, tokens = math.fsum(difference for difference, _ in pairs), sum(own for _, own in pairs)
+    without = [(nats - difference) / (tokens - own) for difference, own in pairs]
+    mean = math.fsum(without) / count
+    return math.sqrt((count - 1) / count * math.fsum((ratio - mean) ** 2 for ratio in without))
+
+
+def _place(loss: DocumentLoss) -> tuple[Side, Half, int]:
+    return loss.side, loss.half, loss.tokens
+
+
+def write_losses(path: Path, losses: Iterable[DocumentLoss]) -> None:
+    """Write one line for each document, atomically.
+
+    Raises:
+        OSError: the volume is full or read-only.
+    """
+    write_bytes_atomically(path, _content(losses))
+
+
+def losses_digest(losses: Iterable[DocumentLoss]) -> str:
+    """Return the hexadecimal SHA-256 of the file that `write_losses` writes."""
+    return hashlib.sha256(_content(losses)).hexdigest()
+
+
+def _content(losses: Iterable[DocumentLoss]) -> bytes:
+    return "".join(loss.model_dump_json() + "\n" for loss in losses).encode()
+
+
+def read_losses(work: Path, name: str, expected_digest: str) -> tuple[DocumentLoss, ...]:
+    """Read what `write_losses` wrote.
+
+    Args:
+        work: root of the work volume.
+        name: of the file, relative to it; no link or pipe in its way is opened.
+        expected_digest: its `losses_digest`.
+
+    Raises:
+        InputError: the file is missing or damaged, or it is not the one that was written.
+    """
+    path = work / name
+    try:
+        content = read_regular_below(work, name, MAX_LOSSES_BYTES)
+        found = hashlib.sha256(content).hexdigest()
+        if found != expected_digest:
+            raise changed_file(path, found, expected_digest)
+        return tuple(DocumentLoss.model_validate_json(line) for line in content.split(b"\n") if line)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: the base model's losses cannot be read ({type(error).__name__}); run baseline again"
+        ) from error
