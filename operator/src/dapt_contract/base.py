@@ -64,11 +64,11 @@ class Contract(BaseModel):
     """Ignores unknown fields, so that an old reader can read a new file. Instances are frozen.
 
     Every new field needs a default, so that a new reader can read an old file.
+
+    pydantic builds the validator of a class when it is first used: a process that imports all stages uses few of them.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", use_attribute_docstrings=True, ser_json_inf_nan="strings"
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings", defer_build=True)
 
 
 class Row(Contract):
