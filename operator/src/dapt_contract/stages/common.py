@@ -9,6 +9,7 @@ from pydantic import Field
 
 from dapt_contract.base import Contract, DigestText, WorkPath
 from dapt_contract.layout import MODEL
+from dapt_contract.limits import MAX_ADAPTERS, MAX_CHECKPOINTS, MAX_SEQUENCE_RANKS
 from dapt_contract.measure import Side
 
 Precision = Literal["bf16", "fp32"]
@@ -18,14 +19,6 @@ ZeroStage = Literal[0, 1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
 """What is kept in CPU memory between uses: nothing, the optimizer's state, or the weights too (ZeRO 3)."""
 
-MAX_CHECKPOINTS: Final = 50
-"""Checkpoints of one attempt at most."""
-MAX_ATTEMPTS: Final = 16
-"""Attempts of pretraining at most; the API allows fewer rollbacks."""
-MAX_ADAPTERS: Final = 2 * MAX_ATTEMPTS
-"""Adapters of one model at most: one for each attempt on the way to it."""
-MAX_SEQUENCE_RANKS: Final = 1024
-"""Ranks of one sequence at most."""
 LIVE_PARAMETERS: Final = 500_000_000
 """Gathered weights that ZeRO 3 keeps at a time, in elements: DeepSpeed's bound, which the memory estimate counts."""
 

@@ -8,7 +8,8 @@ from typing import Final, Literal
 from pydantic import Field
 
 from dapt_contract.base import Amount, Contract, Count, DigestText, Loss, PositiveCount, Row
-from dapt_contract.stages.common import MAX_ATTEMPTS, MAX_CHECKPOINTS, TrainingConfig
+from dapt_contract.limits import MAX_ATTEMPTS, MAX_CHECKPOINTS
+from dapt_contract.stages.common import TrainingConfig
 from dapt_contract.stop_rule import StopRule
 
 KEPT_OPTIMIZER_STATES: Final = 2

@@ -1,7 +1,7 @@
 """Provides the structural schema of each kind of manifest, as `make crds` has generated it from the models.
 
-Messages about a manifest need it in every `dapt lint` and every reconcile. To generate it takes longer than all the rest
-of such a check, so it is part of the package, and a test compares it with the models.
+Messages about a manifest need it in every `dapt lint` and every reconcile. To generate it takes longer than all the
+rest of such a check, so it is part of the package, and a test compares it with the models.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from dapt_contract.limits import MAX_ATTEMPTS
 from dapt_contract.pod.preflight import MAX_PREFLIGHT_WARNINGS
-from dapt_contract.stages.common import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 
