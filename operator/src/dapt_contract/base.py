@@ -5,8 +5,6 @@ readings has bounds: a count has a largest value, a text a length, and a float t
 Losses may be infinite or no number, since that is what divergence is.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Final
 

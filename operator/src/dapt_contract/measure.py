@@ -1,7 +1,5 @@
 """Defines the measures of a model: perplexities on held-out text, and scores compared with the base model's."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Literal
 
@@ -58,7 +56,7 @@ class Perplexity(Row):
         """Return the loss in bits a byte, which compares any two models."""
         return self.nll_nats / (math.log(2) * self.bytes)
 
-    def __add__(self, other: Perplexity) -> Perplexity:
+    def __add__(self, other: "Perplexity") -> "Perplexity":
         """Return the perplexity of both texts together."""
         return Perplexity(
             nll_nats=self.nll_nats + other.nll_nats,

@@ -4,8 +4,6 @@ Its floats may be infinite or no number: that is how a diverging training looks,
 same.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import AfterValidator, Field

@@ -1,7 +1,5 @@
 """Defines the parts that the configurations of several stages share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final, Literal, Self
 
@@ -52,16 +50,16 @@ class ModelReference(Contract):
     tuned: tuple[WorkPath, ...] = Field(default=(), max_length=MAX_ADAPTERS)
     """PEFT adapter folders of the stages after selection (SFT, DPO), merged last."""
 
-    def averaged(self, others: Iterable[ModelReference]) -> ModelReference:
+    def averaged(self, others: "Iterable[ModelReference]") -> "ModelReference":
         """Return the mean, in equal shares, of this model and others that are weights and adapters alone."""
         members = tuple(Member(weights=other.weights, adapters=other.adapters) for other in others)
         return self.model_copy(update={"averaged_with": members})
 
-    def interpolated(self, share: float) -> ModelReference:
+    def interpolated(self, share: float) -> "ModelReference":
         """Return the model that lies the share `share` of the way from the origin to this one."""
         return self.model_copy(update={"interpolation": share})
 
-    def with_tuned(self, adapter: str) -> ModelReference:
+    def with_tuned(self, adapter: str) -> "ModelReference":
         """Return this model with one more adapter, which is merged last."""
         return self.model_copy(update={"tuned": (*self.tuned, adapter)})
 
@@ -115,7 +113,7 @@ class LoraConfig(Contract):
     embeddings: bool = False
     """Whether embedding and head are trained too: an extended tokenizer has new rows, which must learn."""
 
-    def with_embeddings(self) -> LoraConfig:
+    def with_embeddings(self) -> "LoraConfig":
         """Return the same adapters with embedding and head trained too."""
         return self.model_copy(update={"embeddings": True})
 

@@ -1,7 +1,5 @@
 """Defines pretrain: continued pre-training with checkpoints, both perplexities at each, and the stop rule."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final, Literal
 
@@ -103,7 +101,7 @@ class PretrainFacts(Contract):
     loss_spikes: Count = 0
     """How often the loss rose far over those before it."""
 
-    def with_checkpoints(self, rows: Iterable[CheckpointFacts]) -> PretrainFacts:
+    def with_checkpoints(self, rows: Iterable[CheckpointFacts]) -> "PretrainFacts":
         """Return the facts with these checkpoints added, a later row in the place of an earlier one of the same step.
 
         The facts themselves when nothing changes.

@@ -4,8 +4,6 @@ Every version of every resource is read for its metrics. Reading the whole statu
 milliseconds, and most of it are records of evaluations and tables of tasks, which no series shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, TypeAlias
 

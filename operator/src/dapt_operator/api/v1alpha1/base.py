@@ -3,8 +3,6 @@
 Python uses snake_case, YAML uses camelCase; the alias generator below is the only place that knows both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,7 +1,5 @@
 """Defines `spec.pretraining`, `spec.finetuning` and `spec.preference`: how the model is trained."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -5,8 +5,6 @@ fields are left out. Unknown fields are ignored on reading, so that an older ope
 Sizes are bounded: 100 candidates, 30 stages, 256 KiB in all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal
 

@@ -5,8 +5,6 @@ termination message, at most 3.75 KiB a record. Users read `status.stages`; only
 changes by its named methods alone, as its records do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Final, Self, TypeVar
