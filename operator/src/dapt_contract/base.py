@@ -26,6 +26,15 @@ JsonObject = dict[str, JsonValue]
 LARGEST_COUNT: Final = 10**15
 """Of tokens, bytes, steps or documents. A thousand times as many still fit into the 64 bits of a Kubernetes integer."""
 
+MAX_CHECKPOINTS: Final = 50
+"""Checkpoints of one attempt at most. This bound and the next three hold in the API and in the stages."""
+MAX_ATTEMPTS: Final = 16
+"""Attempts of pretraining at most; the API allows fewer rollbacks."""
+MAX_ADAPTERS: Final = 2 * MAX_ATTEMPTS
+"""Adapters of one model at most: one for each attempt on the way to it."""
+MAX_SEQUENCE_RANKS: Final = 1024
+"""Ranks of one sequence at most."""
+
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 Amount = Annotated[float, Field(ge=0.0, le=1e15, allow_inf_nan=False)]

@@ -5,9 +5,15 @@ from typing import Final, Literal, Self
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, DigestText, WorkPath
+from dapt_contract.base import (
+    MAX_ADAPTERS,
+    MAX_CHECKPOINTS,
+    MAX_SEQUENCE_RANKS,
+    Contract,
+    DigestText,
+    WorkPath,
+)
 from dapt_contract.layout import MODEL
-from dapt_contract.limits import MAX_ADAPTERS, MAX_CHECKPOINTS, MAX_SEQUENCE_RANKS
 from dapt_contract.measure import Side
 
 Precision = Literal["bf16", "fp32"]

@@ -5,8 +5,17 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Amount, Contract, Count, DigestText, Loss, PositiveCount, Row
-from dapt_contract.limits import MAX_ATTEMPTS, MAX_CHECKPOINTS
+from dapt_contract.base import (
+    MAX_ATTEMPTS,
+    MAX_CHECKPOINTS,
+    Amount,
+    Contract,
+    Count,
+    DigestText,
+    Loss,
+    PositiveCount,
+    Row,
+)
 from dapt_contract.stages.common import TrainingConfig
 from dapt_contract.stop_rule import StopRule
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from dapt_contract.limits import MAX_ATTEMPTS
+from dapt_contract.base import MAX_ATTEMPTS
 from dapt_contract.run_identity import RunIdentity
 from dapt_operator.api.v1alpha1.stored.ledger import MAX_RECORDS, Ledger
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord

@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dapt_contract.limits import MAX_ATTEMPTS
+from dapt_contract.base import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Time, camel_case
 from dapt_operator.api.v1alpha1.status import MAX_CANDIDATES
 from dapt_operator.api.v1alpha1.stored.ledger import MAX_RECORDS

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dapt_contract.limits import MAX_CHECKPOINTS, MAX_SEQUENCE_RANKS
+from dapt_contract.base import MAX_CHECKPOINTS, MAX_SEQUENCE_RANKS
 from dapt_operator.api.v1alpha1.base import Base, Integer, Rule, count_set, exactly_one
 from dapt_operator.api.v1alpha1.spec_corpus import BadRecords
 from dapt_operator.api.v1alpha1.spec_tuning_data import InstructionFields, PreferenceFields

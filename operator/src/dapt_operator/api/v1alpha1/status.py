@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from dapt_contract.limits import MAX_ATTEMPTS
+from dapt_contract.base import MAX_ATTEMPTS
 from dapt_contract.pod.preflight import MAX_PREFLIGHT_WARNINGS
 from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger

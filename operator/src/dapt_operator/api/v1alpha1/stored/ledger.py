@@ -11,8 +11,7 @@ from typing import Annotated, Final, Self, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from dapt_contract.base import Contract
-from dapt_contract.limits import MAX_ATTEMPTS
+from dapt_contract.base import MAX_ATTEMPTS, Contract
 from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
 
