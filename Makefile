@@ -109,9 +109,10 @@ lock-cuda: ## Write the trainer's lock for another flavour of CUDA: make lock-cu
 	grep -ivE '^(torch|triton|nvidia-|cuda-)' requirements/trainer.txt | grep -E '^[a-z0-9].*==' | sed 's/ *\\$$//' > build/lock/constraints.txt
 	$(UV) pip compile --quiet --torch-backend $(FLAVOUR) --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes --no-emit-find-links --no-emit-index-url --custom-compile-command 'make lock-cuda' pyproject.toml --extra trainer --constraint build/lock/constraints.txt --output-file requirements/trainer-$(FLAVOUR).txt
 
-crds: $(VENV)/.installed ## Generate crds/, the chart's copy and docs/reference/ from the API models
+crds: $(VENV)/.installed ## Generate crds/, the chart's copy, the schema in the package and docs/reference/ from the API models
 	$(BIN)/dapt crd --out crds
 	$(BIN)/dapt crd --out charts/dapt/files
+	$(BIN)/python -c 'import pathlib; from dapt_operator.api.schema import crd; pathlib.Path("operator/src/dapt_operator/api/schema/manifest_schema.json").write_text(crd.render_manifest_schema())'
 	$(BIN)/python -c 'import pathlib; from dapt_operator.api import reference; [pathlib.Path("docs/reference", name).write_text(text) for name, text in reference.render().items()]'
 	$(BIN)/python -c 'import pathlib; from dapt_operator.runtime import metrics_reference; from dapt_trainer.pod.progress import METRICS; pathlib.Path("docs/reference", metrics_reference.PAGE).write_text(metrics_reference.page(METRICS))'
 	$(BIN)/python charts/generate.py

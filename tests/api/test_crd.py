@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from dapt_operator.api import reference
-from dapt_operator.api.schema import crd, immutable
+from dapt_operator.api.schema import crd, immutable, manifest_schema
 from dapt_operator.api.v1alpha1.base import Base, camel_case
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.status import Frozen
@@ -72,6 +72,11 @@ NODES = [
 @pytest.mark.parametrize("name", sorted(crd.render()))
 def test_crds_are_current(name: str) -> None:
     assert (ROOT / "crds" / name).read_text() == crd.render()[name], "stale: write what `dapt crd` prints"
+
+
+def test_the_schema_in_the_package_is_current() -> None:
+    path = Path(crd.__file__).with_name(manifest_schema.FILE)
+    assert path.read_text() == crd.render_manifest_schema(), "stale: run `make crds`"
 
 
 def test_there_is_no_other_crd() -> None:

@@ -248,7 +248,26 @@ def test_every_field_has_a_description(resource: type[Base]) -> None:
     silent = [
         f"{block.__name__}.{name}"
         for block in blocks(resource)
-        for name, field in block.model_fields.items()
-        if not field.description
+        for name, field in block.model_json_schema()["properties"].items()
+        if not field.get("description")
     ]
     assert silent == []
+
+
+def test_a_description_is_the_docstring_under_the_field_of_the_class_or_of_its_parent() -> None:
+    class Parent(Base):
+        inherited: int = 0
+        """Of the parent,
+        in two lines."""
+        changed: int = 0
+        """Before."""
+
+    class Child(Parent):
+        changed: int = 1
+        """After."""
+        silent: int = 2
+
+    described = {
+        name: field.get("description") for name, field in Child.model_json_schema()["properties"].items()
+    }
+    assert described == {"inherited": "Of the parent,\nin two lines.", "changed": "After.", "silent": None}

@@ -205,17 +205,17 @@ INVALID = {
         " s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, pvc://CLAIM/FOLDER, hf://ORG/NAME or file://PATH",
     ),
     "a licence in words": (
-        "  output: {destination: s3://m, license: Apache 2.0}",
+        "  output: {destination: s3://m/x, license: Apache 2.0}",
         "spec.output.license (line 7): 'Apache 2.0' is not accepted; write the id of a licence, such as apache-2.0,"
         f" cc-by-4.0, llama3.1 or other{OUT}",
     ),
     "one language without a list": (
-        "  output: {destination: s3://m, language: en}",
+        "  output: {destination: s3://m/x, language: en}",
         f"spec.output.language (line 7): 'en' is not accepted; write a list of 1 to 16 items{OUT}; write it as a list:"
         " [en]",
     ),
     "a language in words": (
-        "  output: {destination: s3://m, language: [en, English]}",
+        "  output: {destination: s3://m/x, language: [en, English]}",
         "spec.output.language[1] (line 7): 'English' is not accepted; write a language's code of ISO 639, such as en,"
         " de or zho, multilingual or code",
     ),
@@ -335,7 +335,7 @@ INVALID = {
         " fetches weights as they are used: write 3, or leave zeroStage out",
     ),
     "an adapter as output": (
-        "  output: {destination: s3://m, form: adapter}\n  pretraining: {method: {lora: {}}}",
+        "  output: {destination: s3://m/x, form: adapter}\n  pretraining: {method: {lora: {}}}",
         "not supported yet: spec.output.form adapter (line 7): adapters are merged into the model; write"
         f" merged{OUT}",
     ),

@@ -12,19 +12,10 @@ from dapt_contract.base import Contract
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
-from dapt_contract.stages import (
-    BaselineConfig,
-    BaselineFacts,
-    BaselineReport,
-    EvaluateConfig,
-    EvaluateFacts,
-    EvaluateReport,
-    VerifyConfig,
-    VerifyFacts,
-    VerifyReport,
-)
+from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts, BaselineReport
 from dapt_contract.stages.common import EvaluationConfig, ModelReference
-from dapt_contract.stages.verify import NamedMeasure, Sample
+from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts, EvaluateReport
+from dapt_contract.stages.verify import NamedMeasure, Sample, VerifyConfig, VerifyFacts, VerifyReport
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, SelectedStatus
 from dapt_operator.cli.display.results import attempts_table, read_results, results_table, sample_lines
 

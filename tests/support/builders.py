@@ -10,29 +10,18 @@ from typing import Any
 from dapt_contract.base import Contract
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.stage_file import StageFile
-from dapt_contract.stages import (
-    AlignFacts,
-    BaselineFacts,
-    BlendConfig,
-    BlendFacts,
-    EvaluateFacts,
-    FinetuneFacts,
-    PrepareFacts,
-    PretrainConfig,
-    PretrainFacts,
-    PublishConfig,
-    PublishFacts,
-    VerifyFacts,
-)
-from dapt_contract.stages.baseline import BaselineConfig
-from dapt_contract.stages.blend import Blend, BlendRow
+from dapt_contract.stages.align import AlignFacts
+from dapt_contract.stages.baseline import BaselineConfig, BaselineFacts
+from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendRow
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
 from dapt_contract.stages.destination import DestinationConfig, DestinationFacts
-from dapt_contract.stages.evaluate import EvaluateConfig
-from dapt_contract.stages.prepare import ModelFacts, PrepareConfig, SourceFacts
-from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
+from dapt_contract.stages.finetune import FinetuneFacts
+from dapt_contract.stages.prepare import ModelFacts, PrepareConfig, PrepareFacts, SourceFacts
+from dapt_contract.stages.pretrain import CheckpointFacts, PretrainConfig, PretrainFacts
+from dapt_contract.stages.publish import PublishConfig, PublishFacts
 from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataFacts
-from dapt_contract.stages.verify import VerifyConfig
+from dapt_contract.stages.verify import VerifyConfig, VerifyFacts
 from dapt_operator.testing.objects import Ends, Stays
 
 BASE_DOMAIN_NATS = 3.0

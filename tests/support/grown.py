@@ -8,8 +8,10 @@ from typing import Any
 
 from dapt_contract.measure import Measure, Perplexity, Score, SidePerplexity
 from dapt_contract.stage_file import StageFile
-from dapt_contract.stages import BaselineFacts, EvaluateFacts, PretrainConfig, VerifyFacts
-from dapt_contract.stages.evaluate import EvaluateConfig
+from dapt_contract.stages.baseline import BaselineFacts
+from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
+from dapt_contract.stages.pretrain import PretrainConfig
+from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.testing.objects import Ends, Script, Stays
 from support.builders import checkpoint, full_digest, healthy, pretrain_facts
 

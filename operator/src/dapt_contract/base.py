@@ -5,8 +5,6 @@ readings has bounds: a count has a largest value, a text a length, and a float t
 Losses may be infinite or no number, since that is what divergence is.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, ClassVar, Final
 
@@ -27,6 +25,15 @@ JsonObject = dict[str, JsonValue]
 
 LARGEST_COUNT: Final = 10**15
 """Of tokens, bytes, steps or documents. A thousand times as many still fit into the 64 bits of a Kubernetes integer."""
+
+MAX_CHECKPOINTS: Final = 50
+"""Checkpoints of one attempt at most. This bound and the next three hold in the API and in the stages."""
+MAX_ATTEMPTS: Final = 16
+"""Attempts of pretraining at most; the API allows fewer rollbacks."""
+MAX_ADAPTERS: Final = 2 * MAX_ATTEMPTS
+"""Adapters of one model at most: one for each attempt on the way to it."""
+MAX_SEQUENCE_RANKS: Final = 1024
+"""Ranks of one sequence at most."""
 
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
@@ -64,11 +71,11 @@ class Contract(BaseModel):
     """Ignores unknown fields, so that an old reader can read a new file. Instances are frozen.
 
     Every new field needs a default, so that a new reader can read an old file.
+
+    pydantic builds the validator of a class when it is first used: a process that imports all stages uses few of them.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", use_attribute_docstrings=True, ser_json_inf_nan="strings"
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings", defer_build=True)
 
 
 class Row(Contract):

@@ -5,8 +5,6 @@ and writes the manifest `try-N/checkpoint-STEP.json` last. A reader trusts nothi
 whose files all have the listed size and SHA-256, and reports which ones it skipped and why.
 """
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from dapt_contract.base import Contract
@@ -53,16 +51,16 @@ class CheckpointManifest(Contract):
     signature: str = ""
     """HMAC-SHA256 over the manifest without this field; checked before a pickle of the checkpoint is opened."""
 
-    def signed(self, key: bytes) -> CheckpointManifest:
+    def signed(self, key: bytes) -> "CheckpointManifest":
         """Return a copy with its signature."""
         return self.model_copy(update={"signature": self._mac(key)})
 
-    def without_optimizer(self, folder: str) -> CheckpointManifest:
+    def without_optimizer(self, folder: str) -> "CheckpointManifest":
         """Return an unsigned copy without the files below `folder`, which hold the optimizer state."""
         files = tuple(entry for entry in self.files if not entry.path.startswith(f"{folder}/"))
         return self.model_copy(update={"files": files, "has_optimizer": False})
 
-    def with_readings(self, domain: SidePerplexity, general: SidePerplexity) -> CheckpointManifest:
+    def with_readings(self, domain: SidePerplexity, general: SidePerplexity) -> "CheckpointManifest":
         """Return an unsigned copy with both perplexities, which make the checkpoint a candidate."""
         return self.model_copy(update={"domain": domain, "general": general})
 

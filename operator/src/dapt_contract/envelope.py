@@ -4,8 +4,6 @@ Reading raises `ContractError` (a `ValueError`) when the file is missing, is not
 major version, or does not fit its model. A retry does not help; the message names the file and the reason.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -54,7 +52,7 @@ class Envelope(Contract):
     signature: str = ""
     """HMAC-SHA256 over the other fields but the producer, by the key of the adaptation; empty without a key."""
 
-    def signed(self, key: bytes) -> Envelope:
+    def signed(self, key: bytes) -> "Envelope":
         """Return a copy with its signature."""
         return self.model_copy(update={"signature": signature_of(self._signed_text(), key)})
 

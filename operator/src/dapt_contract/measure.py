@@ -1,7 +1,5 @@
 """Defines the measures of a model: perplexities on held-out text, and scores compared with the base model's."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, ClassVar, Final, Literal
 
@@ -70,7 +68,7 @@ class Perplexity(Row):
         """Return the loss in bits a byte, which compares any two models."""
         return self.nll_nats / (math.log(2) * self.bytes)
 
-    def __add__(self, other: Perplexity) -> Perplexity:
+    def __add__(self, other: "Perplexity") -> "Perplexity":
         """Return the perplexity of both texts together."""
         return Perplexity(
             nll_nats=self.nll_nats + other.nll_nats,
@@ -86,7 +84,7 @@ class Perplexity(Row):
         error = self.difference_standard_error_nats
         return None if error is None else min(_LARGEST_ROW_ERROR, math.ceil(ROW_ERROR_STEPS * error))
 
-    def _error_with(self, other: Perplexity) -> float | None:
+    def _error_with(self, other: "Perplexity") -> float | None:
         """Return the error of both texts together: they are strata, each with its share of the tokens."""
         own, of_other = self.difference_standard_error_nats, other.difference_standard_error_nats
         if own is None or of_other is None:

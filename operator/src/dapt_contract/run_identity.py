@@ -5,8 +5,6 @@ try number: all runs of a lineage do the same work and share one folder, each wr
 the newest fencing number wins.
 """
 
-from __future__ import annotations
-
 import hashlib
 
 from pydantic import Field

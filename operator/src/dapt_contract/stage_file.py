@@ -1,7 +1,5 @@
 """Defines `stage.json`, which tells a pod what to run, and `report.json`, which the run leaves on the work volume."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

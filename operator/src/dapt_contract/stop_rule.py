@@ -10,8 +10,6 @@ when `patience` perplexities in a row are over twice the limit and the last of t
 `hard_stop_factor` times the limit, and when a perplexity is not a number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from enum import StrEnum

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import pkgutil
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 NAMES_FILE = "harness_tasks.txt.gz"
 MAX_NAME_CHARACTERS = 40
@@ -66,7 +66,7 @@ class HarnessTasks:
 @cache
 def shipped_tasks() -> HarnessTasks:
     """Return the names in `NAMES_FILE`, with the release that they come from."""
-    packed = files("dapt_contract").joinpath(NAMES_FILE).read_bytes()
+    packed = pkgutil.get_data("dapt_contract", NAMES_FILE) or b""
     version, *names = gzip.decompress(packed).decode().split()
     return HarnessTasks(version, tuple(names))
 

@@ -4,8 +4,6 @@ Of a longer message Kubernetes keeps the LAST 4,096 bytes, which are not JSON an
 test builds the largest legal message of every kind of stage.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 The launcher writes the bounds into the pod's environment, rank 0 reports the numbers with its live readings.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field

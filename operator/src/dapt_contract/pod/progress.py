@@ -4,15 +4,12 @@ Its floats may be infinite or no number: that is how a diverging training looks,
 same.
 """
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from dapt_contract.base import Contract, Count, DigestText, ShortText
+from dapt_contract.base import MAX_CHECKPOINTS, Contract, Count, DigestText, ShortText
 from dapt_contract.pod.preflight import PreflightReading
-from dapt_contract.stages.common import MAX_CHECKPOINTS
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_contract.untrusted.printable import printable
 

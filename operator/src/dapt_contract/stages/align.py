@@ -1,7 +1,5 @@
 """Defines align: direct preference optimization (Rafailov et al. 2023), with the model it starts from as reference."""
 
-from __future__ import annotations
-
 from dapt_contract.base import Contract, Count, DigestText, Loss
 from dapt_contract.layout import PREFERENCES
 from dapt_contract.stages.common import ModelReference, TrainingConfig

@@ -1,7 +1,5 @@
 """Defines baseline, which measures the frozen base model, so that every other model can be compared with it."""
 
-from __future__ import annotations
-
 from typing import Final, Self
 
 from pydantic import model_validator

@@ -5,8 +5,6 @@ selection may take them; the others are removed after their reading. A blend wit
 made again from its recipe, by the stage that needs it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final
 
@@ -37,7 +35,7 @@ class KeepRule(Contract):
     general_limit_a_nats: float = 0.0
     """Largest general loss on half A with which a blend stays: the gate of general perplexity."""
 
-    def kept(self, rows: Iterable[BlendRow]) -> frozenset[str]:
+    def kept(self, rows: "Iterable[BlendRow]") -> frozenset[str]:
         """Return the candidates that stay: of those within the limit the ones with the lowest domain loss on half A.
 
         A loss that is no number is over every limit.
@@ -81,7 +79,7 @@ class BlendRow(Row):
     domain_b_error: RowError | None = None
     general_b_error: RowError | None = None
 
-    def without_folder(self, recipe_digest: str) -> BlendRow:
+    def without_folder(self, recipe_digest: str) -> "BlendRow":
         """Return the row of a blend whose folder is removed."""
         return BlendRow.model_validate(self.__dict__ | {"weights_digest": recipe_digest, "try_number": None})
 

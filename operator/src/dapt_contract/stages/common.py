@@ -1,13 +1,18 @@
 """Defines the parts that the configurations of several stages share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final, Literal, Self
 
 from pydantic import Field
 
-from dapt_contract.base import Contract, DigestText, WorkPath
+from dapt_contract.base import (
+    MAX_ADAPTERS,
+    MAX_CHECKPOINTS,
+    MAX_SEQUENCE_RANKS,
+    Contract,
+    DigestText,
+    WorkPath,
+)
 from dapt_contract.layout import MODEL
 from dapt_contract.measure import Side
 
@@ -18,14 +23,6 @@ ZeroStage = Literal[0, 1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
 """What is kept in CPU memory between uses: nothing, the optimizer's state, or the weights too (ZeRO 3)."""
 
-MAX_CHECKPOINTS: Final = 50
-"""Checkpoints of one attempt at most."""
-MAX_ATTEMPTS: Final = 16
-"""Attempts of pretraining at most; the API allows fewer rollbacks."""
-MAX_ADAPTERS: Final = 2 * MAX_ATTEMPTS
-"""Adapters of one model at most: one for each attempt on the way to it."""
-MAX_SEQUENCE_RANKS: Final = 1024
-"""Ranks of one sequence at most."""
 LIVE_PARAMETERS: Final = 500_000_000
 """Gathered weights that ZeRO 3 keeps at a time, in elements: DeepSpeed's bound, which the memory estimate counts."""
 
@@ -59,16 +56,16 @@ class ModelReference(Contract):
     tuned: tuple[WorkPath, ...] = Field(default=(), max_length=MAX_ADAPTERS)
     """PEFT adapter folders of the stages after selection (SFT, DPO), merged last."""
 
-    def averaged(self, others: Iterable[ModelReference]) -> ModelReference:
+    def averaged(self, others: "Iterable[ModelReference]") -> "ModelReference":
         """Return the mean, in equal shares, of this model and others that are weights and adapters alone."""
         members = tuple(Member(weights=other.weights, adapters=other.adapters) for other in others)
         return self.model_copy(update={"averaged_with": members})
 
-    def interpolated(self, share: float) -> ModelReference:
+    def interpolated(self, share: float) -> "ModelReference":
         """Return the model that lies the share `share` of the way from the origin to this one."""
         return self.model_copy(update={"interpolation": share})
 
-    def with_tuned(self, adapter: str) -> ModelReference:
+    def with_tuned(self, adapter: str) -> "ModelReference":
         """Return this model with one more adapter, which is merged last."""
         return self.model_copy(update={"tuned": (*self.tuned, adapter)})
 
@@ -127,7 +124,7 @@ class LoraConfig(Contract):
     embeddings: bool = False
     """Whether embedding and head are trained too: an extended tokenizer has new rows, which must learn."""
 
-    def with_embeddings(self) -> LoraConfig:
+    def with_embeddings(self) -> "LoraConfig":
         """Return the same adapters with embedding and head trained too."""
         return self.model_copy(update={"embeddings": True})
 

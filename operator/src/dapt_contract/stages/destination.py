@@ -1,7 +1,5 @@
 """Defines destination, a short run that tries where the model will be published before anything is paid for."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from dapt_contract.base import Contract, PathText

@@ -1,7 +1,5 @@
 """Defines evaluate, which measures one candidate and pairs its scores with the base model's items."""
 
-from __future__ import annotations
-
 from dapt_contract.base import Contract, DigestText, ShortText
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ModelSpread, RecordedDigests

@@ -1,7 +1,5 @@
 """Defines finetune: supervised fine-tuning with a loss on response tokens alone."""
 
-from __future__ import annotations
-
 from dapt_contract.base import Contract, Count, DigestText, Fraction, Loss
 from dapt_contract.layout import INSTRUCTIONS
 from dapt_contract.stages.common import ModelReference, TrainingConfig

@@ -1,7 +1,5 @@
 """Defines prepare, the only stage that reads hubs and object stores: it turns sources into shards and held-out text."""
 
-from __future__ import annotations
-
 from typing import Final, Literal
 
 from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, field_serializer
@@ -188,7 +186,7 @@ class ModelFacts(Contract):
     def _width_of_a_head(self) -> int:
         return self.head_size or self.hidden_size // max(1, self.attention_heads)
 
-    def with_added_tokens(self, added_tokens: int) -> ModelFacts:
+    def with_added_tokens(self, added_tokens: int) -> "ModelFacts":
         """Return the facts of the model with as many new tokens: each has a row in every embedding matrix."""
         rows = added_tokens * self.embedding_matrices
         return self.model_copy(
@@ -281,7 +279,7 @@ class PrepareFacts(Contract):
     warnings: tuple[str, ...] = ()
     """Sentences for people; the message cuts the longest, the report has them in full."""
 
-    def with_sums_of_sides(self) -> PrepareFacts:
+    def with_sums_of_sides(self) -> "PrepareFacts":
         """Return the facts with the sources of each side as one row; the report has a row for each."""
         rows = []
         sides: tuple[Side, ...] = ("domain", "general")

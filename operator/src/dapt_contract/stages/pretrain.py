@@ -1,16 +1,24 @@
 """Defines pretrain: continued pre-training with checkpoints, both perplexities at each, and the stop rule."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final, Literal
 
 from pydantic import Field
 
-from dapt_contract.base import Amount, Contract, Count, DigestText, Loss, PositiveCount, Row
+from dapt_contract.base import (
+    MAX_ATTEMPTS,
+    MAX_CHECKPOINTS,
+    Amount,
+    Contract,
+    Count,
+    DigestText,
+    Loss,
+    PositiveCount,
+    Row,
+)
 from dapt_contract.measure import RowError
 from dapt_contract.sentences import shortened
-from dapt_contract.stages.common import MAX_ATTEMPTS, MAX_CHECKPOINTS, TrainingConfig
+from dapt_contract.stages.common import TrainingConfig
 from dapt_contract.stop_rule import StopRule
 
 KEPT_OPTIMIZER_STATES: Final = 2
@@ -89,7 +97,7 @@ class CheckpointFacts(Row):
         """Return whether the standard errors of the losses are known."""
         return self.domain_b_error is not None or self.general_b_error is not None
 
-    def without_errors(self) -> CheckpointFacts:
+    def without_errors(self) -> "CheckpointFacts":
         """Return the row without standard errors."""
         return CheckpointFacts.model_validate(
             self.__dict__ | {"domain_b_error": None, "general_b_error": None}
@@ -121,7 +129,7 @@ class PretrainFacts(Contract):
     loss_spikes: Count = 0
     """How often the loss rose far over those before it."""
 
-    def with_checkpoints(self, rows: Iterable[CheckpointFacts]) -> PretrainFacts:
+    def with_checkpoints(self, rows: Iterable[CheckpointFacts]) -> "PretrainFacts":
         """Return the facts with these checkpoints added, a later row in the place of an earlier one of the same step.
 
         The facts themselves when nothing changes.
@@ -132,7 +140,7 @@ class PretrainFacts(Contract):
             return self
         return PretrainFacts.model_validate({**self.__dict__, "checkpoints": newest})
 
-    def shorter(self) -> PretrainFacts | None:
+    def shorter(self) -> "PretrainFacts | None":
         """Return the facts a little shorter, for a message that is full; None when nothing can be left out.
 
         The sentence goes first: the message has it in full. Then the standard errors of the oldest checkpoint that has

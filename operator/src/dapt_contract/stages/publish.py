@@ -1,7 +1,5 @@
 """Defines publish, the only stage that writes outside the work volume."""
 
-from __future__ import annotations
-
 from dapt_contract.base import Contract, Count, DigestText, PathText
 from dapt_contract.measure import Measure
 from dapt_contract.stages.common import ModelReference, RecordedDigests

@@ -5,8 +5,6 @@ afterwards, before the stage that learns from them has started, gets a run of th
 the corpus as it is. A configuration names its folder by its digest, so other data is never learned from.
 """
 
-from __future__ import annotations
-
 from typing import Final, Literal
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Defines verify, which compares the base, the chosen and the final model on all measures after all training."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from dapt_contract.base import Contract, DigestText, ShortText

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `dapt --help` answe
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ from dapt_operator.cli.terminal import write_problem
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; a user's mistake is sentences on stderr, never a traceback."""
+    # pydantic would look for plugins in the metadata of every installed package before it builds the first model.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
+
     from dapt_operator.cli.app import app
 
     try:

@@ -14,8 +14,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
+from dapt_contract.base import MAX_ATTEMPTS
 from dapt_contract.run_identity import RunIdentity
-from dapt_contract.stages.common import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.stored.ledger import MAX_RECORDS, Ledger
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.stage_run import Owner, RunPhase, RunState

@@ -4,14 +4,12 @@ Every version of every resource is read for its metrics. Reading the whole statu
 milliseconds, and most of it are records of evaluations and tables of tasks, which no series shows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dapt_contract.stages.common import MAX_ATTEMPTS
+from dapt_contract.base import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Time, camel_case
 from dapt_operator.api.v1alpha1.status import MAX_CANDIDATES
 from dapt_operator.api.v1alpha1.stored.ledger import MAX_RECORDS

@@ -6,6 +6,7 @@ so references are written out and 'or null' is dropped: an absent field is how t
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
 from textwrap import wrap
@@ -16,7 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from dapt_operator.api.schema import immutable
-from dapt_operator.api.v1alpha1.base import API_GROUP, HOST_PATTERN, VERSION
+from dapt_operator.api.v1alpha1.base import API_GROUP, HOST_PATTERN, VERSION, camel_case
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 
@@ -111,6 +112,27 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     if isinstance(node.get("additionalProperties"), dict):
         result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
     return result
+
+
+def render_manifest_schema() -> str:
+    """Return the text of `manifest_schema.json`: the schema of each kind of manifest."""
+    schemas = {model.__name__: _without_status(model) for model in (DomainAdaptation, AdaptationProfile)}
+    return json.dumps(schemas, indent=1, ensure_ascii=False) + "\n"
+
+
+def _without_status(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the structural schema of a resource without its status, which nobody writes and which is half of it."""
+    properties: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if name == "status":
+            continue
+        block = field.annotation
+        if isinstance(block, type) and issubclass(block, BaseModel):
+            properties[camel_case(name)] = structural(block)
+        else:
+            properties[camel_case(name)] = {"type": "string", "enum": [field.default]}
+    required = [camel_case(name) for name, field in model.model_fields.items() if field.is_required()]
+    return {"type": "object", "properties": properties, "required": required}
 
 
 _NAME: Final = {

@@ -3,8 +3,6 @@
 Python uses snake_case, YAML uses camelCase; the alias generator below is the only place that knows both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from dapt_contract.untrusted.printable import printable_values
+from dapt_operator.api.v1alpha1.texts.field_docstrings import field_docstrings
 from dapt_operator.api.v1alpha1.texts.text_rules import TextRule, TextRules
 
 API_GROUP = "dapt.dev"
@@ -66,11 +65,14 @@ class Rule:
 
 
 def _kubernetes_schema(schema: dict[str, Any], block: type[BaseModel]) -> None:
-    """Add to a block's JSON schema what only the class knows: its rules, and the defaults of blocks.
+    """Add to a block's JSON schema what only the class knows: descriptions, rules, and the defaults of blocks.
 
     A block's default is written out in full, since the API server checks it by the block's rules before it fills in
     the defaults inside it.
     """
+    for name, text in field_docstrings(block).items():
+        if name in block.model_fields:
+            schema["properties"][camel_case(name)]["description"] = text
     for name, field in block.model_fields.items():
         if isinstance(field.default, Base):
             schema["properties"][camel_case(name)]["default"] = field.default.to_dict()
@@ -84,7 +86,10 @@ def _kubernetes_schema(schema: dict[str, Any], block: type[BaseModel]) -> None:
 
 
 class Base(BaseModel):
-    """A block of a resource: frozen, strict about types, closed to unknown fields."""
+    """A block of a resource: frozen, strict about types, closed to unknown fields.
+
+    pydantic builds the validator of a block when it is first used, so a command builds those that it uses.
+    """
 
     model_config = ConfigDict(
         alias_generator=camel_case,
@@ -93,7 +98,7 @@ class Base(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        defer_build=True,
         json_schema_extra=_kubernetes_schema,
     )
 

@@ -1,7 +1,5 @@
 """Defines the metadata of a Kubernetes object, as far as dapt reads it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Defines `AdaptationProfile`: what the platform team offers as image, hardware, storage, limits and price."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """Defines `DomainAdaptation`, the resource that users write, and the rules between its blocks."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -34,14 +32,14 @@ from dapt_operator.api.v1alpha1.spec_training import (
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 
 
-def _trains_adapters_throughout(spec: DomainAdaptationSpec) -> bool:
+def _trains_adapters_throughout(spec: "DomainAdaptationSpec") -> bool:
     return spec.output.form != "adapter" or (
         spec.pretraining.method.lora is not None
         and (spec.finetuning is None or spec.finetuning.method.lora is not None)
     )
 
 
-def _has_something_to_rank_by(spec: DomainAdaptationSpec) -> bool:
+def _has_something_to_rank_by(spec: "DomainAdaptationSpec") -> bool:
     return spec.selection.weights.domain_perplexity > 0 or len(spec.evaluation.domain.tasks) > 0
 
 

@@ -1,7 +1,5 @@
 """Defines `spec.model` and `spec.corpus`: the base model, and the text that it reads."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

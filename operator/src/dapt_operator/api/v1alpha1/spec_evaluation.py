@@ -1,7 +1,5 @@
 """Defines `spec.evaluation`, `spec.gates` and `spec.selection`: what is measured, and what is decided by it."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 
@@ -69,7 +67,7 @@ _UNIQUE_TASKS = (
 )
 
 
-def _names_are_unique(evaluation: Evaluation) -> bool:
+def _names_are_unique(evaluation: "Evaluation") -> bool:
     names = [task.name for task in (*evaluation.domain.tasks, *evaluation.general.tasks)]
     return len(names) == len(set(names))
 

@@ -1,7 +1,5 @@
 """Defines where the result goes and what a run may use: output, credentials, resources, limits and cleanup."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Literal
 

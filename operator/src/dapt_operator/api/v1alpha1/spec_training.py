@@ -1,12 +1,10 @@
 """Defines `spec.pretraining`, `spec.finetuning` and `spec.preference`: how the model is trained."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dapt_contract.stages.common import MAX_CHECKPOINTS, MAX_SEQUENCE_RANKS
+from dapt_contract.base import MAX_CHECKPOINTS, MAX_SEQUENCE_RANKS
 from dapt_operator.api.v1alpha1.base import Base, Integer, Rule, count_set, exactly_one
 from dapt_operator.api.v1alpha1.spec_corpus import BadRecords
 from dapt_operator.api.v1alpha1.spec_tuning_data import InstructionFields, PreferenceFields

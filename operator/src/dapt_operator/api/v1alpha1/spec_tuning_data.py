@@ -1,7 +1,5 @@
 """Defines the `fields` of tuning data: which of a record's own fields hold what an example or a pair needs."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field

@@ -5,15 +5,13 @@ fields are left out. Unknown fields are ignored on reading, so that an older ope
 Sizes are bounded: 100 candidates, 30 stages, 256 KiB in all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from dapt_contract.base import MAX_ATTEMPTS
 from dapt_contract.pod.preflight import MAX_PREFLIGHT_WARNINGS
-from dapt_contract.stages.common import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 

@@ -7,12 +7,10 @@ wrong value by one that the schema accepts; validating again then finds what lie
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import lru_cache
 from typing import Any, Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from dapt_operator.api.schema.crd import structural
 from dapt_operator.api.v1alpha1.base import (
     CANDIDATE_PATTERN,
     DESTINATION_PATTERN,
@@ -20,7 +18,6 @@ from dapt_operator.api.v1alpha1.base import (
     PATTERNS,
     QUANTITY_PATTERN,
     TIME_PATTERN,
-    camel_case,
 )
 from dapt_operator.api.validation.hints.advice import Trial, schema_at
 from dapt_operator.api.validation.hints.unknown_fields import UnknownField, message, nearest_sibling, proposal
@@ -89,22 +86,6 @@ _MOST_ERRORS_WITH_PROPOSALS: Final = 500
 """Errors of one validation above which no problem gets one: each change that is tried is validated again."""
 
 
-@lru_cache
-def schema_of(model_type: type[BaseModel]) -> dict[str, Any]:
-    """Return the structural schema of a resource without its status, which nobody writes and which is half of it."""
-    properties: dict[str, Any] = {}
-    for name, field in model_type.model_fields.items():
-        if name == "status":
-            continue
-        block = field.annotation
-        if isinstance(block, type) and issubclass(block, BaseModel):
-            properties[camel_case(name)] = structural(block)
-        else:
-            properties[camel_case(name)] = {"type": "string", "enum": [field.default]}
-    required = [camel_case(name) for name, field in model_type.model_fields.items() if field.is_required()]
-    return {"type": "object", "properties": properties, "required": required}
-
-
 class ProblemCollector:
     """Collects the problems of one document over several validations.
 
@@ -115,7 +96,7 @@ class ProblemCollector:
     def __init__(
         self,
         document: YamlDocument,
-        model_type: type[BaseModel],
+        schema: dict[str, Any],
         is_accepted: Trial | None = None,
         is_path: IsPath = no_path,
     ) -> None:
@@ -123,7 +104,7 @@ class ProblemCollector:
 
         Args:
             document: as the user wrote it.
-            model_type: of the resource.
+            schema: of the resource, structural.
             is_accepted: tries what a message would propose; None: messages propose nothing.
             is_path: knows this machine's files, where they matter.
         """
@@ -132,7 +113,7 @@ class ProblemCollector:
         self._around_replaced: set[Path] = set()
         """Blocks that a replaced field lies in."""
         self._document = document
-        self._schema = schema_of(model_type)
+        self._schema = schema
         self._is_accepted = is_accepted
         self._is_path = is_path
 

@@ -19,13 +19,14 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from dapt_contract.inputs.harness import unknown_task_message
+from dapt_operator.api.schema.manifest_schema import manifest_schema
 from dapt_operator.api.v1alpha1.base import API_VERSION, SKIP_RULES, Base, camel_case
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.spec_evaluation import Task
 from dapt_operator.api.v1alpha1.texts.text_rules import rules_of
 from dapt_operator.api.validation import pod_template
-from dapt_operator.api.validation.collect_problems import ProblemCollector, schema_of
+from dapt_operator.api.validation.collect_problems import ProblemCollector
 from dapt_operator.api.validation.hints.advice import Advice, Trial
 from dapt_operator.api.validation.hints.repeated_items import repetition_warnings
 from dapt_operator.api.validation.hints.value_hints import IsPath, no_path
@@ -64,7 +65,7 @@ def check(document: YamlDocument, *, local: bool, is_path: IsPath = no_path) -> 
 
 def warnings_of(document: YamlDocument) -> list[Problem]:
     """Return what a document without problems has that looks like a mistake all the same, in the order of the lines."""
-    schema = schema_of(KINDS[document.data["kind"]])
+    schema = manifest_schema(document.data["kind"])
     warnings = [*value_warnings(document, schema), *repetition_warnings(document, schema)]
     return sorted(warnings, key=lambda warning: warning.line)
 
@@ -99,7 +100,7 @@ def _check(
         return None, problems
     data = _without_nulls({key: value for key, value in document.data.items() if key != "status"})
     model_type = KINDS[data["kind"]]
-    collector = ProblemCollector(document, model_type, is_accepted, is_path)
+    collector = ProblemCollector(document, manifest_schema(data["kind"]), is_accepted, is_path)
     model = None
     for _ in range(_MAX_ROUNDS):
         try:

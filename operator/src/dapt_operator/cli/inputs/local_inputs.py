@@ -23,7 +23,6 @@ from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.file_beginnings import beginning, first_record
 from dapt_operator.cli.inputs.local_destination import destination_problem
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME, absolute
-from dapt_operator.cli.inputs.model_shape import local_model
 from dapt_operator.cli.inputs.path_advice import path_advice
 from dapt_operator.cli.inputs.source_sizes import local_files, source_problems
 
@@ -92,6 +91,8 @@ def length_problems(document: YamlDocument, adaptation: DomainAdaptation) -> lis
     address = adaptation.spec.model.source
     if not address.startswith(FILE_SCHEME):
         return []
+    from dapt_operator.cli.inputs.model_shape import local_model  # with the contract's models and the sizing
+
     try:
         positions = local_model(Path(address.removeprefix(FILE_SCHEME))).max_positions
     except (UserError, OSError):  # named by `local_problems`
@@ -193,6 +194,8 @@ def _model_problems(path: Path) -> Iterator[str]:
         missing = list(_missing_weights(path)) if (path / "config.json").is_file() else []
         yield from missing
         if not missing:
+            from dapt_operator.cli.inputs.model_shape import local_model  # as above
+
             local_model(path)
     except UserError as error:
         yield from error.problems

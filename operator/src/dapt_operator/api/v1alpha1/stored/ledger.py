@@ -5,16 +5,13 @@ termination message, at most 3.75 KiB a record. Users read `status.stages`; only
 changes by its named methods alone, as its records do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Final, Self, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from dapt_contract.base import Contract
-from dapt_contract.stages.common import MAX_ATTEMPTS
+from dapt_contract.base import MAX_ATTEMPTS, Contract
 from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord, StageKey
 

@@ -4,8 +4,6 @@ A record changes by its named methods alone. Each returns a new record whose val
 write half of a change, misspell a field or forget to reset what belongs to the previous run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -31,7 +29,7 @@ class StageKey(NamedTuple):
     candidate: str | None = None
 
     @classmethod
-    def of(cls, identity: RunIdentity) -> StageKey:
+    def of(cls, identity: RunIdentity) -> "StageKey":
         """Return the key of the work that a run does."""
         return cls(identity.stage, identity.attempt, identity.candidate)
 
@@ -191,7 +189,7 @@ class RunRecord(LeanBase):
     # --- a run begins ---
 
     @classmethod
-    def before_any_run(cls, key: StageKey, kind: str) -> RunRecord:
+    def before_any_run(cls, key: StageKey, kind: str) -> "RunRecord":
         """Return the record of work for which no run was created yet; `opened` or `discarding` comes next."""
         return cls(stage=key.stage, kind=kind, attempt=key.attempt, candidate=key.candidate, fence=0)
 
