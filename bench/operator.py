@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -128,12 +128,16 @@ def creation(plane: ControlPlane, count: int) -> None:
     with fresh_plane() as other:
         floor = raw.create_jobs(other, other.make_namespace("floor"), count)
     with stage(plane, None) as (namespace, operator):
+        mark = plane.audit.mark()
         mine = raw.create_adaptations(plane, namespace, [make(namespace, i) for i in range(count)])
         memory = psutil.Process(operator.process.pid).memory_info().rss / 2**20
+        ours = [
+            r for r in answered(plane.audit.requests(mark)) if r.agent == AGENT and r.namespace == namespace
+        ]
     rate, floor_rate = count / mine, count / floor
     note(
         f"{count} at once: all first pods after {mine:.2f} s ({rate:.1f}/s); raw Jobs of one pod {floor:.2f} s"
-        f" ({floor_rate:.1f}/s); operator {memory:.0f} MiB"
+        f" ({floor_rate:.1f}/s); {len(ours) / count:.1f} requests an adaptation; operator {memory:.0f} MiB"
     )
     if count == 500:
         figure("share_of_raw_rate_at_500", rate / floor_rate, RATIO_BAR, at_least=True)
@@ -154,7 +158,7 @@ def single(plane: ControlPlane, times: int = 15) -> None:
     figure("create_to_job_seconds_median", statistics.median(seconds), SINGLE_BAR_SECONDS)
 
 
-def answered(ours: Sequence[Request]) -> list[Request]:
+def answered(ours: Iterable[Request]) -> list[Request]:
     """Requests with their answers, without watches."""
     return [r for r in ours if r.stage == "ResponseComplete" and r.verb != "watch"]
 
@@ -218,8 +222,13 @@ def requests(plane: ControlPlane, times: int = 5) -> None:
     figure("requests_to_delete_a_run", statistics.median(removals), DELETION_BAR)
 
 
-def transitions(plane: ControlPlane, present: int, lives: int = 40) -> None:
-    """With so many resources present: from a stage's last pod succeeded to the next stage's Job."""
+def transitions(plane: ControlPlane, present: int, lives: int = 40, between_seconds: float = 2.0) -> None:
+    """With so many resources present: from a stage's last pod succeeded to the next stage's Job.
+
+    Stages end at once, so a life begun every two seconds is four stages a second, which takes half of two cores, most
+    of it for the API server and the Job controller. At four times the pace the machine is full and the figure would be
+    the length of the API server's queue.
+    """
     with stage(plane, ends_well) as (namespace, _):
         idle = [make(namespace, i, suspend=True) for i in range(present - lives)]
         raw.create_many(plane, namespace, idle)
@@ -227,7 +236,7 @@ def transitions(plane: ControlPlane, present: int, lives: int = 40) -> None:
         with raw.Watcher(plane, namespace) as watcher:
             for number in range(present - lives, present):
                 plane.api.create(make(namespace, number))
-                time.sleep(0.5)
+                time.sleep(between_seconds)
             last = f"a{present - 1:04d}"
             eventually(lambda: raw.phase(plane, namespace, last) == "Published", "the last life", seconds=300)
             gaps = sorted(watcher.stage_gaps())

@@ -146,13 +146,40 @@ def put_foreign(world: World) -> str:
     return str(secret["metadata"]["name"])
 
 
-def test_digest_of_a_key_is_stored_before_its_secret_is_created_and_the_run_comes_last() -> None:
+RUN = ["apply ConfigMap", "apply Job", "write_status clinical"]
+"""Verbs of the start of a run."""
+
+
+def kinds_of_verbs(world: World, first: int = 0) -> list[str]:
+    """Writes since one of them, without Events."""
+    verbs = [verb.partition("/")[0] for verb in world.cluster.verbs[first:]]
+    return [verb for verb in verbs if not verb.startswith("record")]
+
+
+def test_digest_of_a_key_is_stored_with_the_first_run_and_before_its_secret_is_created() -> None:
     world = World()
-    world.live_until("prepare")
-    verbs = [verb.partition("/")[0] for verb in world.cluster.verbs[:5]]
-    assert verbs == ["apply Secret", "write_status clinical", "apply Secret", "apply ConfigMap", "apply Job"]
+    world.reconcile()
+    # The first time it is asked only whether the name is free.
+    assert kinds_of_verbs(world) == ["apply Secret", *RUN, "apply Secret"]
     world.live_until("baseline")
     assert known_keys(world) == [sha256(key_of(world)).hexdigest()] == digests_of_job(world)
+
+
+def test_key_is_made_before_the_run_that_signs_where_the_first_one_left_none() -> None:
+    world = World()
+    world.cluster.crash_at = 5  # before the Secret
+    world.crashing_reconcile()
+    assert len(known_keys(world)) == 1
+    assert not world.cluster.objects(world.key, "Secret")
+    world.live(until=lambda world: world.running == "prepare")
+    world.cluster.run_pods(world.key, healthy)
+    first = len(world.cluster.verbs)
+    world.reconcile()
+    assert kinds_of_verbs(world, first)[:6] == ["apply Secret", "write_status clinical", "apply Secret", *RUN]
+    assert known_keys(world)[-1:] == [sha256(key_of(world)).hexdigest()]
+    assert known_keys(world) == digests_of_job(world)
+    world.live()
+    assert world.status["phase"] == "Published"
 
 
 def test_foreign_secret_before_the_first_run_is_reported_and_never_used() -> None:

@@ -120,10 +120,13 @@ def _act(
             recreated = _make_sure(cluster, key, observed, plan)
             is_key_missing = not has_made_key and _is_key_missing(cluster, key, observed, plan)
             if is_key_missing and not recreated and plan.apply:
-                observed, has_made_key = _with_new_key(cluster, key, observed, launcher, look), True
+                plan, observed = _make_key(cluster, key, observed, launcher, look)
+                if plan.starts_before_key:
+                    return plan
+                has_made_key = True
                 continue
         except (NameTakenError, CannotCreateError) as refusal:
-            observed = replace(observed, obstacle=_obstacle(refusal))
+            observed = _after_refusal(observed, plan, refusal)
             continue
         if recreated:
             observed = replace(observed, recreated=(*observed.recreated, *recreated))
@@ -134,16 +137,18 @@ def _act(
             continue
         try:
             _carry_out(cluster, key, observed, plan)
-        except NameTakenError as taken:
-            if taken.is_ours and observed.num_passed_over < MAX_PASSED_OVER:
-                observed = replace(observed, num_passed_over=observed.num_passed_over + 1)
-            else:
-                observed = replace(observed, obstacle=_obstacle(taken))
-            continue
-        except CannotCreateError as refusal:
-            observed = replace(observed, obstacle=_obstacle(refusal))
+        except (NameTakenError, CannotCreateError) as refusal:
+            observed = _after_refusal(observed, plan, refusal)
             continue
         return plan
+
+
+def _after_refusal(observed: Observed, plan: Plan, refusal: NameTakenError | CannotCreateError) -> Observed:
+    """Return what is known once an object could not be created: the next run number, or what stands in the way."""
+    is_run_of_ours = isinstance(refusal, NameTakenError) and refusal.is_ours and bool(plan.apply)
+    if is_run_of_ours and observed.num_passed_over < MAX_PASSED_OVER:
+        return replace(observed, num_passed_over=observed.num_passed_over + 1)
+    return replace(observed, obstacle=_obstacle(refusal))
 
 
 def _is_key_missing(cluster: Cluster, key: Key, observed: Observed, plan: Plan) -> bool:
@@ -166,22 +171,25 @@ def _is_key_missing(cluster: Cluster, key: Key, observed: Observed, plan: Plan) 
     return False
 
 
-def _with_new_key(
+def _make_key(
     cluster: Cluster,
     key: Key,
     observed: Observed,
     launcher: Launcher,
     look: Callable[[], Observed | None],
-) -> Observed:
-    """Make a signing key, after the status has its digest, and return what is observed then.
+) -> tuple[Plan, Observed]:
+    """Make a signing key, after the status has its digest; return the plan of that, carried out, and what is observed
+    then.
 
     Raises:
         ConflictError: the status was written by somebody else, or the resource is gone.
+        NameTakenError: the name of an object belongs to somebody else.
         CannotCreateError: the cluster refuses the Secret, or does not store the digest.
     """
     token = secrets.token_bytes(SIGNING_KEY_BYTES)
     digest = key_digest(token)
-    _carry_out(cluster, key, observed, decide(replace(observed, new_key_digest=digest), launcher))
+    plan = decide(replace(observed, new_key_digest=digest), launcher)
+    _carry_out(cluster, key, observed, plan)
     stored = look()
     if stored is None:
         raise ConflictError(f"DomainAdaptation {key.name} was deleted")
@@ -194,7 +202,7 @@ def _with_new_key(
     ledger = observed.status.ledger or Ledger()
     # The Secret is made with the first objects that all runs share.
     made_again = object_names([manifest]) if is_new and ledger.shared is not None else ()
-    return replace(
+    return plan, replace(
         stored,
         recreated=made_again,  # the others were reported with that status
         is_check_due=observed.is_check_due,

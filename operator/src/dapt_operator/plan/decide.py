@@ -83,6 +83,9 @@ class Plan:
     needs_signing_secret: bool = False
     """Whether a run to start, or one that waits, needs the signing Secret. `reconcile` asks whether it exists and makes
     its key: a planner without randomness cannot."""
+    starts_before_key: bool = False
+    """Whether the run to start is the first one and needs no signing key, so that the digest of the key is stored with
+    the run, and the Secret comes after both."""
     is_foreign: bool = False
     """Whether another operator installation owns the adaptation, so that nothing is done here."""
 
@@ -181,8 +184,11 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
         requeue_after=requeue_seconds(observed, position, removed, ledger),
         steady_seconds=steady_seconds(observed, position, reported, limit),
         needs_signing_secret=used.needs_signing_secret or bool(start and start.needs_signing_secret),
+        starts_before_key=bool(start and not start.run.needs_signing_key) and reported.shared is None,
     )
-    if observed.new_key_digest:
+    if observed.new_key_digest and plan.starts_before_key:
+        ledger = ledger.with_signing_key(observed.new_key_digest)
+    elif observed.new_key_digest:
         # The digest comes before its Secret, and the Secret before the run: what is started is decided again then.
         ledger, plan = reported.with_signing_key(observed.new_key_digest), Plan()
 

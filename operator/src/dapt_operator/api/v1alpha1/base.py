@@ -6,6 +6,7 @@ Python uses snake_case, YAML uses camelCase; the alias generator below is the on
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
@@ -40,6 +41,7 @@ _SPECIAL_ALIASES = {"try_number": "try"}
 _SPECIAL_WORDS = {"gib": "GiB", "mib": "MiB"}
 
 
+@lru_cache(maxsize=2_000)
 def camel_case(name: str) -> str:
     """Return the YAML name of a Python attribute: `memory_gib_per_gpu` -> `memoryGiBPerGpu`."""
     if name in _SPECIAL_ALIASES:

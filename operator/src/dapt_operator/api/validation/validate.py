@@ -24,7 +24,7 @@ from dapt_operator.api.v1alpha1.base import API_VERSION, SKIP_RULES, Base, camel
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.v1alpha1.spec_evaluation import Task
-from dapt_operator.api.v1alpha1.texts.text_rules import rules_of
+from dapt_operator.api.v1alpha1.texts.text_rules import TextRules, rules_of
 from dapt_operator.api.validation import pod_template
 from dapt_operator.api.validation.collect_problems import ProblemCollector
 from dapt_operator.api.validation.hints.advice import Advice, Trial
@@ -235,14 +235,21 @@ def _task_problems(
             yield _problem(document, (*path, "name"), block.name, message)
 
 
+@cache
+def _text_rules(kind: type[Base]) -> tuple[tuple[str, TextRules], ...]:
+    """Return the fields of a block that have rules of their own, with them."""
+    rules = ((name, rules_of(field)) for name, field in kind.model_fields.items())
+    return tuple((name, found) for name, found in rules if found is not None)
+
+
 def _text_problems(
     model: Base, document: YamlDocument, collector: ProblemCollector, *, local: bool
 ) -> Iterator[Problem]:
     """Yield texts that break a rule of their own, such as addresses that lead out of the place that they name."""
     for path, block in _blocks(model):
-        for name, field in type(block).model_fields.items():
-            value, rules, place = getattr(block, name), rules_of(field), (*path, camel_case(name))
-            if rules is None or not isinstance(value, str) or collector.is_affected(place):
+        for name, rules in _text_rules(type(block)):
+            value, place = getattr(block, name), (*path, camel_case(name))
+            if not isinstance(value, str) or collector.is_affected(place):
                 continue
             message = rules.broken(value, local=local)
             if message is not None:
