@@ -12,6 +12,7 @@ from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.resync import REFUSED_SECONDS, Resync
 from dapt_operator.cluster.port import Key
 from support.api_double import ApiDouble, Odd
+from support.builders import profile
 from support.cluster_objects import KEY, adaptation, job, pod
 
 FORBIDDEN = Odd(403, {}, b'{"reason":"Forbidden","message":"no right"}')
@@ -191,6 +192,42 @@ def test_many_changes_are_read_as_one_list(
     everywhere.now += INTERVAL
     assert everywhere.listed() == {KEY, FINANCE}
     assert not any("fieldSelector" in request.query for request in double.requests)
+
+
+def test_requested_object_is_read_before_its_list_is_due(in_two: Lists, double: ApiDouble) -> None:
+    add(double, adaptation())
+    in_two.listed()
+    add(double, adaptation(profile="other"))
+    in_two.requests()
+    in_two.resync.request_object("DomainAdaptation", KEY.namespace, KEY.name)
+    assert in_two.listed() == {KEY}
+    (request,) = double.requests
+    assert request.query["fieldSelector"] == f"metadata.name={KEY.name}"
+    assert "resourceVersion" not in request.query
+    assert in_two.store.keys_of_profile("other") == (KEY,)
+    in_two.requests()
+    assert in_two.listed() == set()
+    assert in_two.requests() == [], "it is read once"
+
+
+def test_requested_object_that_cannot_be_read_makes_its_list_due(
+    everywhere: Lists, double: ApiDouble
+) -> None:
+    everywhere.listed()
+    add(double, adaptation())
+    double.odd("GET .*/domainadaptations", FORBIDDEN)
+    everywhere.resync.request_object("DomainAdaptation", KEY.namespace, KEY.name)
+    assert everywhere.listed() == set()
+    everywhere.now += REFUSED_SECONDS
+    assert everywhere.listed() == {KEY}
+
+
+def test_requested_profile_concerns_those_who_name_it(everywhere: Lists, double: ApiDouble) -> None:
+    add(double, adaptation(profile="small"))
+    everywhere.listed()
+    double.add("/apis/dapt.dev/v1alpha1/adaptationprofiles/small", profile(name="small"))
+    everywhere.resync.request_object("AdaptationProfile", "", "small")
+    assert everywhere.listed() == {KEY}
 
 
 def test_deletion_that_no_watch_reported_is_found(everywhere: Lists, double: ApiDouble) -> None:

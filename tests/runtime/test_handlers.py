@@ -26,6 +26,11 @@ class Notes:
         assert type(body) is dict, "kopf's own views keep the whole object alive"
         self.seen.append(("put", body["metadata"]["name"]))
 
+    def compare(self, body: Mapping[str, Any]) -> None:
+        assert set(body) == {"kind", "metadata"}
+        assert type(body["metadata"]) is dict
+        self.seen.append(("compare", f"{body['kind']}/{body['metadata']['name']}"))
+
     def remove(self, body: Mapping[str, Any]) -> None:
         self.seen.append(("remove", body["metadata"]["name"]))
 
@@ -48,11 +53,19 @@ def test_no_handler_needs_a_finalizer_or_an_annotation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("event", "noted"),
-    [(None, "put"), ("ADDED", "put"), ("MODIFIED", "put"), ("DELETED", "remove")],
-    ids=["listed", "added", "modified", "deleted"],
+    ("event", "kind", "noted"),
+    [
+        (None, "PartialObjectMetadata", ("compare", "Pod/p")),
+        (None, "Pod", ("put", "p")),
+        ("ADDED", "Pod", ("put", "p")),
+        ("MODIFIED", "Pod", ("put", "p")),
+        ("DELETED", "Pod", ("remove", "p")),
+    ],
+    ids=["listed", "listed as a whole", "added", "modified", "deleted"],
 )
-def test_each_event_is_noted_once_and_nothing_is_sent(event: str | None, noted: str) -> None:
+def test_each_event_is_noted_once_and_nothing_is_sent(
+    event: str | None, kind: str, noted: tuple[str, str]
+) -> None:
     notes = Notes()
     registry = registry_for(notes)
     settings = kopf.OperatorSettings()
@@ -62,7 +75,7 @@ def test_each_event_is_noted_once_and_nothing_is_sent(event: str | None, noted: 
     pods = references.Resource(group="", version="v1", plural="pods", kind="Pod", namespaced=True)
     body = {
         "apiVersion": "v1",
-        "kind": "Pod",
+        "kind": kind,
         "metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "1"},
     }
 
@@ -80,5 +93,5 @@ def test_each_event_is_noted_once_and_nothing_is_sent(event: str | None, noted: 
         )
 
     assert asyncio.run(once()) is None, "a resource version: kopf has patched the object"
-    assert notes.seen == [(noted, "p")]
+    assert notes.seen == [noted]
     assert all(not indexer.index for indexer in indexers.values()), "kopf's own index stays empty"

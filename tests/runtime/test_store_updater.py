@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import structlog
 
-from dapt_operator.cluster.kubernetes import Store
+from dapt_operator.cluster.kubernetes import Store, Summary
 from dapt_operator.cluster.port import Key
 from dapt_operator.runtime.watching.store_updater import StoreUpdater
 from dapt_operator.runtime.work_queue import Urgency
@@ -56,6 +56,50 @@ def test_adaptation_of_another_installation_is_logged_once() -> None:
     (line,) = logged
     assert line["event"] == "adaptation belongs to another installation and is left alone"
     assert (line["namespace"], line["name"], line["owner"]) == (KEY.namespace, KEY.name, "elsewhere/dapt")
+
+
+def listed(body: dict[str, Any]) -> dict[str, Any]:
+    """What a list has of an object."""
+    return {"kind": body["kind"], "metadata": body["metadata"]}
+
+
+def test_listed_object_is_read_unless_its_version_is_stored() -> None:
+    woken, read = Woken(), list[tuple[str, str, str]]()
+    updater = StoreUpdater(Store(), woken, read=lambda *object_id: read.append(object_id))
+    old, new = job(version=7), job(version=8)
+    updater.put(old)
+    woken.calls.clear()
+    updater.compare(listed(old))
+    assert read == []
+    updater.compare(listed(new))
+    updater.compare(listed(adaptation()))
+    assert read == [
+        ("Job", KEY.namespace, new["metadata"]["name"]),
+        ("DomainAdaptation", KEY.namespace, KEY.name),
+    ]
+    assert woken.calls == [], "whoever reads it wakes"
+
+
+def test_list_that_confirms_an_own_write_wakes_once() -> None:
+    woken, store = Woken(), Store()
+    written = adaptation(version=9)
+    store.put(written, is_own_write=True)
+    updater = StoreUpdater(store, woken)
+    updater.compare(listed(written))
+    updater.compare(listed(written))
+    assert woken.calls == [(KEY, Urgency.CHANGE)]
+
+
+def test_listed_adaptation_of_another_installation_is_logged_once() -> None:
+    store = Store(lambda resource: Summary((), owner="elsewhere/dapt"))
+    foreign = adaptation()
+    store.put(foreign)
+    updater = StoreUpdater(store, Woken(), instance="team/dapt")
+    with structlog.testing.capture_logs() as logged:
+        updater.compare(listed(foreign))
+        updater.compare(listed(foreign))
+        updater.put(foreign | {"status": {"digests": {"owner": "elsewhere/dapt"}}})
+    assert [line["owner"] for line in logged] == ["elsewhere/dapt"]
 
 
 @pytest.mark.parametrize("status", [{"digests": 7}, {"digests": {"owner": None}}, {}, None])

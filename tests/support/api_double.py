@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from dapt_operator.cluster.kubernetes import Connection, KubernetesCluster, Store
 from dapt_operator.cluster.kubernetes.connection import Authorization, FixedAuthorization
+from dapt_operator.cluster.kubernetes.resources import KINDS
 from dapt_operator.cluster.port import Key
 
 PLACE = re.compile(
@@ -45,6 +46,8 @@ class Odd:
     """One byte each time, for ever, as long as the client listens."""
     silent: bool = False
     """The request is read and never answered; the connection stays open."""
+    pieces: Callable[[], Iterator[bytes]] | None = None
+    """Yields the body piece by piece, as a watch's; in the place of `body`."""
 
 
 @dataclass(frozen=True)
@@ -254,8 +257,9 @@ class ApiDouble:
             ]
         if fields := request.query.get("fieldSelector"):
             items = [item for item in items if all(_has_field(item, term) for term in fields.split(","))]
+        kind = next((name for name, found in KINDS.items() if found.plural == plural), "Unknown")
         if "PartialObjectMetadataList" in request.headers["Accept"]:
-            items = [{"metadata": item["metadata"]} for item in items]
+            kind, items = "PartialObjectMetadata", [{"metadata": item["metadata"]} for item in items]
         start = int(request.query.get("continue", "0"))
         end = start + int(request.query.get("limit", len(items) or 1))
         metadata = {"resourceVersion": str(self.version)} | (
@@ -264,7 +268,7 @@ class ApiDouble:
         page = [
             {n: v for n, v in item.items() if n not in ("kind", "apiVersion")} for item in items[start:end]
         ]
-        return _json({"metadata": metadata, "items": page})
+        return _json({"kind": f"{kind}List", "metadata": metadata, "items": page})
 
 
 def _merged(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -346,6 +350,13 @@ def _handler(double: ApiDouble) -> type[BaseHTTPRequestHandler]:
                 while True:
                     self.wfile.write(b" ")
                     time.sleep(answer.drip_seconds)
+            if answer.pieces is not None:
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                for piece in answer.pieces():
+                    self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                self.wfile.write(b"0\r\n\r\n")
+                return
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
             self.wfile.write(answer.body)

@@ -109,7 +109,9 @@ class Operator:
         self._control = Control(
             settings, connection.server, self._cluster, self._store, self._lease, self._queue
         )
-        updater = StoreUpdater(self._store, self.notice, settings.instance)
+        updater = StoreUpdater(
+            self._store, self.notice, settings.instance, self._cluster.lists.request_object
+        )
         self._watches = tuple(
             Watch(
                 updater,

@@ -47,7 +47,8 @@ _MAX_CONTENT_CHARACTERS: Final = 200
 _MAX_MESSAGE_CHARACTERS: Final = 2000
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 _ANYTHING: Final = "application/json, */*"
-_METADATA_ALONE: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA_ALONE: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""`Accept` of a list whose items have nothing but their metadata."""
 _REFUSED: Final = frozenset({400, 403, 405, 413, 422})
 _WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _WRITE_QUERY: Final = {"fieldManager": "dapt"}
@@ -163,7 +164,7 @@ class ApiServerClient:
         page_query: dict[str, str | int] = {"limit": PAGE_ITEMS, **(query or {})}
         # Only reads may take that long: the Lease relies on the limit of a write.
         limits = replace(DEFAULT_LIMITS, attempts=attempts, seconds=3 * ATTEMPT_SECONDS)
-        accept = _METADATA_ALONE if metadata_alone else _ANYTHING
+        accept = METADATA_ALONE if metadata_alone else _ANYTHING
         while True:
             page = self._send(_Request("GET", path, page_query, accept=accept), limits, json.loads)
             yield page

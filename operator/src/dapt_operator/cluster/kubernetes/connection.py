@@ -118,15 +118,18 @@ class Connection:
     def pool(self, max_connections: int) -> urllib3.PoolManager:
         """Return a new pool of connections to the server, usable from any number of threads."""
         options: dict[str, object] = {"maxsize": max_connections}
-        if urlsplit(self.server).scheme == "https":
-            options["ssl_context"] = self._ssl_context()
+        if (context := self.ssl_context()) is not None:
+            options["ssl_context"] = context
             if self.server_name:
                 options |= {"server_hostname": self.server_name, "assert_hostname": self.server_name}
         if self.proxy:
             return urllib3.ProxyManager(self.proxy, **options)  # type: ignore[arg-type]
         return urllib3.PoolManager(**options)  # type: ignore[arg-type]
 
-    def _ssl_context(self) -> ssl.SSLContext:
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """Return how TLS is used with the server; None without TLS."""
+        if urlsplit(self.server).scheme != "https":
+            return None
         context = ssl.create_default_context(cadata=self.authorities or None)
         if not self.is_verified:
             context.check_hostname = False

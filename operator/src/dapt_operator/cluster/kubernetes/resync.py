@@ -69,6 +69,8 @@ class _List:
     """Whether the kind is not installed, or may not be read, and is not needed."""
     is_fresh: bool = True
     """Whether the next read must show all that was written before, instead of coming from the server's memory."""
+    outdated: set[tuple[str, str]] = field(default_factory=set)
+    """Namespace and name of the objects that are to be read before the list is due."""
     error: str = ""
     is_unreachable: bool = False
     num_failures: int = 0
@@ -119,13 +121,17 @@ class Resync:
         ]
 
     def list_due(self, interval_seconds: float) -> Found:
-        """Read the lists that are due; each is due again after `interval_seconds`, or sooner when it failed."""
+        """Read the lists that are due; each is due again after `interval_seconds`, or sooner when it failed.
+
+        Of the other lists it reads the objects that were requested.
+        """
         found = Found()
         for item in self._lists:
-            if self._clock() < item.due:
+            is_due = self._clock() >= item.due
+            if not is_due and not item.outdated:
                 continue
             try:
-                found.changed |= self._read(item)
+                found.changed |= self._read(item) if is_due else self._read_outdated(item)
             except Exception as error:
                 self._note_failure(item, error, interval_seconds)
                 if _is_unreachable(error):
@@ -136,6 +142,8 @@ class Resync:
                 found.unreachable = ""
             else:
                 found.unreachable = ""
+                if not is_due:
+                    continue
                 pause = min(ABSENT_SECONDS, interval_seconds) if item.is_absent else interval_seconds
                 with self._lock:
                     item.due = min(item.due, self._clock() + pause)
@@ -151,6 +159,13 @@ class Resync:
             for item in self._lists:
                 if item.namespace == namespace:
                     item.due, item.is_fresh = min(item.due, due), True
+
+    def request_object(self, kind: str, namespace: str, name: str) -> None:
+        """Have one object read by the next `list_due`: the list of a watch has a version that the store has not."""
+        with self._lock:
+            for item in self._lists:
+                if item.kind == kind and item.namespace in (None, namespace):
+                    item.outdated.add((namespace, name))
 
     def request_all(self) -> None:
         """Make every list due, and each show all that was written before."""
@@ -190,10 +205,15 @@ class Resync:
         with self._lock:
             # Before the request: whatever asks for the list from now on wants another one.
             item.due, is_fresh, item.is_fresh = float("inf"), item.is_fresh, False
+            # The list has them too, unless it may come from the server's memory, which may be a moment old.
+            if is_fresh:
+                item.outdated.clear()
         is_absent = False
         changed: set[Key] = set()
         try:
-            changed = self._changes(item, is_fresh)
+            changed = self._changes(
+                item, lambda: self._compare(item, is_fresh) if item.is_listed else self._replace(item)
+            )
         except ApiError as error:
             # JobSet is not installed, or the operator may not read it: the server checks rights first, so a kind that
             # does not exist may be answered with 403 too.
@@ -214,10 +234,16 @@ class Resync:
         with self._lock:
             item.due, item.is_fresh = min(item.due, self._clock() + min(pause, interval_seconds)), True
 
-    def _changes(self, item: _List, is_fresh: bool) -> set[Key]:
+    def _read_outdated(self, item: _List) -> set[Key]:
+        """Read the objects that were requested. When that fails, the whole list is due soon."""
+        with self._lock:
+            requested, item.outdated = item.outdated, set()
+        return self._changes(item, lambda: self._read_objects(item, tuple(requested)))
+
+    def _changes(self, item: _List, read: Callable[[], set[Key]]) -> set[Key]:
         """Bring the store up to date; return the adaptations whose objects changed."""
         profiles_before = self._store.profile_versions()
-        changed = self._compare(item, is_fresh) if item.is_listed else self._replace(item)
+        changed = read()
         if item.kind == PROFILE:
             # The store reports no key for a profile; a new, changed or removed one affects all that name it, or none.
             for name in {name for name, _ in profiles_before ^ self._store.profile_versions()}:
@@ -243,10 +269,15 @@ class Resync:
             query["resourceVersion"] = "0"
         first, items = self._items(item, query, metadata_alone=True)
         comparison = self._store.compare(item.kind, items, _version_of(first), item.namespace)
-        changed = set(comparison.changed)
-        if len(comparison.outdated) > MAX_SINGLE_READS:
-            return changed | self._replace(item)
-        for _, namespace, name in comparison.outdated:
+        outdated = [(namespace, name) for _, namespace, name in comparison.outdated]
+        return self._read_objects(item, outdated) | comparison.changed
+
+    def _read_objects(self, item: _List, names: Sequence[tuple[str, str]]) -> set[Key]:
+        """Read objects by namespace and name; of many the whole list."""
+        if len(names) > MAX_SINGLE_READS:
+            return self._replace(item)
+        changed: set[Key] = set()
+        for namespace, name in names:
             # A list of one object: the operator has no right to get each kind.
             path = KINDS[item.kind].collection(namespace or None)
             for page in self._api.pages(path, {"fieldSelector": f"metadata.name={name}"}, attempts=_ATTEMPTS):

@@ -1,5 +1,7 @@
 """Registers kopf handlers that pass every watched object on, and do nothing else.
 
+A list has nothing but the metadata of its objects (see `session.py`): the sink compares them with what it has.
+
 kopf calls an index function for every object that a list or a watch reports, before any other handler runs, so it is
 the index function that passes objects on. It returns nothing, so kopf's own index stays empty. A deletion reaches only
 `on.event`, which also says whether an object comes from a list. Neither needs a finalizer, an annotation or a stored
@@ -9,11 +11,14 @@ state of kopf.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from dapt_operator.runtime.watching.kopf_library import kopf
+from dapt_operator.runtime.watching.session import METADATA_KIND
 from dapt_operator.runtime.watching.watched_kinds import WatchedKind
 from dapt_operator.stage_run import Manifest
+
+Credentials: TypeAlias = kopf.ConnectionInfo | kopf.AiohttpSession
 
 
 class ObjectSink(Protocol):
@@ -21,6 +26,10 @@ class ObjectSink(Protocol):
 
     def put(self, body: Manifest) -> None:
         """Take an object that exists or has changed."""
+        ...
+
+    def compare(self, body: Manifest) -> None:
+        """Take the kind and the metadata of an object that a list has."""
         ...
 
     def remove(self, body: Manifest) -> None:
@@ -32,7 +41,7 @@ def register(
     registry: kopf.OperatorRegistry,
     sink: ObjectSink,
     kinds: Iterable[WatchedKind],
-    login: Callable[[], kopf.ConnectionInfo],
+    login: Callable[[], Credentials],
     configure: Callable[[kopf.OperatorSettings], None],
     on_listed: Callable[[], None] = lambda: None,
 ) -> None:
@@ -53,11 +62,14 @@ def register(
         configure(settings)
 
     @kopf.on.login(registry=registry)
-    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+    async def log_in(**_: Any) -> Credentials:
         return login()
 
-    async def put(body: kopf.Body, **_: Any) -> None:
-        sink.put(dict(body))  # a copy: kopf's own view would keep the whole object alive
+    async def put(body: kopf.Body, resource: kopf.Resource, **_: Any) -> None:
+        if body.get("kind") == METADATA_KIND:
+            sink.compare({"kind": resource.kind, "metadata": dict(body.metadata)})
+        else:
+            sink.put(dict(body))  # a copy: kopf's own view would keep the whole object alive
 
     async def remove(event: kopf.RawEvent, **_: Any) -> None:
         if event["type"] is None:

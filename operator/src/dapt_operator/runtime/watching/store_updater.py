@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
 
 from dapt_operator.cluster.kubernetes import Store
+from dapt_operator.cluster.kubernetes.cache.entry import RESOURCE, id_of
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.observe.run_states import true_conditions
 from dapt_operator.runtime.work_queue import Urgency
@@ -27,13 +29,21 @@ class Wake(Protocol):
 class StoreUpdater:
     """Takes what watches report."""
 
-    def __init__(self, store: Store, wake: Wake, instance: str = "") -> None:
+    def __init__(
+        self,
+        store: Store,
+        wake: Wake,
+        instance: str = "",
+        read: Callable[[str, str, str], None] = lambda *_: None,
+    ) -> None:
         """
         Args:
             store: gets the objects.
             wake: called for each adaptation that is to be reconciled.
             instance: name of this installation; adaptations of others are logged once.
+            read: called with kind, namespace and name of an object that the store has not in the newest version.
         """
+        self._read = read
         self._store = store
         self._wake = wake
         self._instance = instance
@@ -43,9 +53,18 @@ class StoreUpdater:
     def put(self, body: Manifest) -> None:
         """Store an object that exists or has changed."""
         self._wake_affected(body, self._store.put(body))
-        owner = owner_of(body)
-        if owner and self._instance and owner != self._instance:
-            self._log_foreign(body["metadata"], owner)
+        self._log_if_foreign(body["metadata"], owner_of(body))
+
+    def compare(self, body: Manifest) -> None:
+        """Have an object of a list read, unless the store has it; of the body the kind and the metadata are known."""
+        is_outdated, key = self._store.compare_item(body)
+        if key is not None:
+            self._wake(key, urgency=Urgency.CHANGE)
+        object_id = id_of(body)
+        if is_outdated:
+            self._read(*object_id)
+        elif object_id[0] == RESOURCE:
+            self._log_if_foreign(body["metadata"], self._store.owner(Key(*object_id[1:])))
 
     def remove(self, body: Manifest) -> None:
         """Remove a deleted object from the store."""
@@ -58,7 +77,9 @@ class StoreUpdater:
             for key_of_profile in self._store.keys_of_profile(body["metadata"]["name"]):
                 self._wake(key_of_profile, urgency=Urgency.CHANGE)
 
-    def _log_foreign(self, metadata: Manifest, owner: str) -> None:
+    def _log_if_foreign(self, metadata: Manifest, owner: str) -> None:
+        if not owner or not self._instance or owner == self._instance:
+            return
         if (str(metadata.get("uid")), owner) in self._foreign:
             return
         if len(self._foreign) >= _MAX_FOREIGN:

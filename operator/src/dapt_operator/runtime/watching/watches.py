@@ -18,31 +18,13 @@ from dapt_operator.cluster.kubernetes import Connection
 from dapt_operator.runtime.watching import handlers
 from dapt_operator.runtime.watching.kopf_library import kopf
 from dapt_operator.runtime.watching.kopf_settings import set_kopf
+from dapt_operator.runtime.watching.session import login
 from dapt_operator.runtime.watching.watched_kinds import WatchedKind
 
 log = structlog.get_logger("dapt.watches")
 RESTART_SECONDS: Final = 2.0
 """Pause before kopf is started again after it gave up; twice as long after each further time."""
 LONGEST_RESTART_SECONDS: Final = 30.0
-
-
-def connection_info(connection: Connection) -> kopf.ConnectionInfo:
-    """Return a connection as kopf takes it, with the current token.
-
-    Raises:
-        OSError: there is no token at the moment.
-    """
-    scheme, _, token = connection.authorization.header().partition(" ")
-    certificate = connection.certificate
-    return kopf.ConnectionInfo(
-        server=connection.server,
-        ca_data=connection.authorities or None,
-        insecure=not connection.is_verified,
-        scheme=scheme or None,
-        token=token or None,
-        certificate_data=certificate.certificate if certificate else None,
-        private_key_data=certificate.key if certificate else None,
-    )
 
 
 class Watch:
@@ -152,7 +134,7 @@ class Watch:
             registry,
             self._sink,
             kinds,
-            login=lambda: connection_info(self._connection),
+            login=login(self._connection),
             configure=set_kopf,
             on_listed=self._on_gap,
         )

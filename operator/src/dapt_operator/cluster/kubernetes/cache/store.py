@@ -152,7 +152,7 @@ class Store:
         for item in items:
             body = {**item, "kind": kind}
             listed_uids.add(_uid_of(body))
-            is_outdated, key = self._compare(body)
+            is_outdated, key = self.compare_item(body)
             if key is not None:
                 changed.add(key)
             if is_outdated:
@@ -160,8 +160,8 @@ class Store:
         changed |= self._drop_missing(kind, listed_uids, resource_version, namespace)
         return Comparison(frozenset(changed), tuple(outdated))
 
-    def _compare(self, body: Manifest) -> tuple[bool, Key | None]:
-        """Return whether an object is to be read again, and the adaptation that nobody has reported a change of."""
+    def compare_item(self, body: Manifest) -> tuple[bool, Key | None]:
+        """Return whether a listed object is to be read, and the adaptation that nobody has reported a change of."""
         object_id, version = id_of(body), version_of(body["metadata"].get("resourceVersion"))
         with self._lock:
             entry = self._entry(object_id)
@@ -242,6 +242,12 @@ class Store:
         with self._lock:
             entries = list(self._objects[RESOURCE].values())
         return [entry.summary for entry in entries if entry.summary is not None]
+
+    def owner(self, key: Key) -> str:
+        """Return the installation that a DomainAdaptation belongs to, as its summary has it."""
+        with self._lock:
+            entry = self._entry((RESOURCE, key.namespace, key.name))
+            return entry.summary.owner if entry is not None and entry.summary is not None else ""
 
     def resource(self, key: Key) -> Manifest | None:
         """Return a DomainAdaptation; None when there is none of that key."""
