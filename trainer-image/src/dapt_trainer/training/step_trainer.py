@@ -36,6 +36,7 @@ from dapt_trainer.training.left_out_weights import (
     restore_weights,
     with_left_out_weights,
 )
+from dapt_trainer.training.prefetch import PrefetchingLoader
 from dapt_trainer.training.regularization.penalty import Penalty
 from dapt_trainer.training.skipped_steps import skip_non_finite_steps
 
@@ -64,6 +65,8 @@ class StepReading:
     """Whether some rank called for the end of training, or for a save, by its clock."""
     seconds: float
     """Duration of this step."""
+    data_wait_seconds: float = 0.0
+    """Part of it in which this rank waited for its rows."""
 
     @property
     def is_skipped(self) -> bool:
@@ -147,17 +150,19 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         self._penalty: Penalty | None = None
         self._resume_files: ResumeFiles | None = None
         self._garbage = StepGarbage()
+        self._loader: PrefetchingLoader | None = None
 
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Batch]:
+    def get_train_dataloader(self) -> PrefetchingLoader:
         """Return a loader of this rank's rows in their order; there is nothing to shard, shuffle or skip."""
-        return torch.utils.data.DataLoader(
+        self._loader = PrefetchingLoader(
             self.train_dataset,
-            batch_sampler=self._order,
-            collate_fn=self.data_collator,
-            # A loader draws a seed when it starts; it must not come from the stream that dropout draws from.
-            generator=torch.Generator(),
-            pin_memory=self.args.dataloader_pin_memory,
+            self._order,
+            self.data_collator,
+            # The Trainer takes all micro-batches of a step at its start; those of the next one are read meanwhile.
+            batches_ahead=self.args.gradient_accumulation_steps,
+            device=self._ranks.device,
         )
+        return self._loader
 
     def create_optimizer(self, *args: object, **kwargs: object) -> torch.optim.Optimizer:
         """Return the Trainer's optimizer and remember each group's weight decay, which a resume may mix up."""
@@ -266,6 +271,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             stop_requested=num_stopped > 0,
             out_of_time=num_late > 0,
             seconds=now - self._step_started,
+            data_wait_seconds=0.0 if self._loader is None else self._loader.take_wait_seconds(),
         )
         self._hooks.on_step(reading)
         self._garbage.after_step()
@@ -296,13 +302,13 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             InfrastructureError, InputError: as `ResumeFiles.loading`.
         """
         if files is None:
-            with _libraries_quiet(), self._garbage:
+            with _libraries_quiet(), self._garbage, self._closing_loader():
                 self.train()
             return
         self._last_step = self._order.first_step
         self._resume_files, folder = files, files.folder / RESUME_FOLDER
         try:
-            with _libraries_quiet(), self._garbage:
+            with _libraries_quiet(), self._garbage, self._closing_loader():
                 if self._order.first_step == self._order.total_steps:
                     # A finished training is loaded and nothing is trained, for a reading that is still missing.
                     self._prepare_for_training(
@@ -312,6 +318,15 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
                     self.train(resume_from_checkpoint=str(folder))
         finally:
             files.remove()
+
+    @contextlib.contextmanager
+    def _closing_loader(self) -> Iterator[None]:
+        """End the thread that reads rows however the training ends."""
+        try:
+            yield
+        finally:
+            if self._loader is not None:
+                self._loader.close()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Load the random states, which is the last that the Trainer reads of a checkpoint."""
