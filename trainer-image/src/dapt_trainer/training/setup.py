@@ -16,6 +16,7 @@ from dapt_trainer.context import StageContext
 from dapt_trainer.digests import HeldWeights, check_weights, size_of_reference
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Attention, choose_attention, use_attention
+from dapt_trainer.modeling.block_compilation import choose_compilation, compile_blocks
 from dapt_trainer.modeling.kernels import Kernels, choose_kernels, with_loss
 from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.loading.sharding import load_to_train
@@ -97,6 +98,12 @@ def set_up(
     if config.lora is not None:
         new_ids = new_token_ids(context.work) if config.lora.embeddings else ()
         model = with_lora(model, config.lora, seed=config.seed, new_token_ids=new_ids)
+    # Last: what a block contains is part of what is compiled.
+    compilation = choose_compilation(ranks.device, config.distribution)
+    if compilation.is_used:
+        compile_blocks(model)
+    if ranks.is_first:
+        logger.info("compilation: %s", compilation.text)
     return Setup(arguments, model, attention, kernels)
 
 
