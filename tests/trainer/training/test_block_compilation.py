@@ -10,9 +10,9 @@ import pytest
 
 from dapt_contract.stages.common import DistributionConfig
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling import block_compilation
 from dapt_trainer.modeling.attention import stack_rows
-from dapt_trainer.modeling.block_compilation import choose_compilation, compile_blocks, repeated_blocks
+from dapt_trainer.training import block_compilation
+from dapt_trainer.training.block_compilation import choose_compilation, compile_blocks, repeated_blocks
 from support.toy_training import FILTERS, VOCABULARY
 
 torch = pytest.importorskip("torch")

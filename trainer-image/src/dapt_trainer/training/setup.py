@@ -16,7 +16,6 @@ from dapt_trainer.context import StageContext
 from dapt_trainer.digests import HeldWeights, check_weights, size_of_reference
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Attention, choose_attention, use_attention
-from dapt_trainer.modeling.block_compilation import choose_compilation, compile_blocks
 from dapt_trainer.modeling.kernels import Kernels, choose_kernels, with_loss
 from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.loading.sharding import load_to_train
@@ -26,6 +25,7 @@ from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.tokenization.grow_model import new_token_ids
 from dapt_trainer.training.arguments import training_arguments
+from dapt_trainer.training.block_compilation import choose_compilation, compile_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def set_up(
     if config.lora is not None:
         new_ids = new_token_ids(context.work) if config.lora.embeddings else ()
         model = with_lora(model, config.lora, seed=config.seed, new_token_ids=new_ids)
-    # Last: what a block contains is part of what is compiled.
+    # After the adapters: what a block contains is part of what is compiled.
     compilation = choose_compilation(ranks.device, config.distribution)
     if compilation.is_used:
         compile_blocks(model)

@@ -29,16 +29,16 @@ from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
 from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.garbage import StepGarbage
-from dapt_trainer.training.idle_calls import leave_out_idle_calls
-from dapt_trainer.training.left_out_weights import (
+from dapt_trainer.training.engine.idle_calls import leave_out_idle_calls
+from dapt_trainer.training.engine.left_out_weights import (
     leaving_out_weights,
     restore_weights,
     with_left_out_weights,
 )
+from dapt_trainer.training.engine.skipped_steps import skip_non_finite_steps
+from dapt_trainer.training.garbage import StepGarbage
 from dapt_trainer.training.prefetch import PrefetchingLoader
 from dapt_trainer.training.regularization.penalty import Penalty
-from dapt_trainer.training.skipped_steps import skip_non_finite_steps
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dapt_trainer.distributed import Ranks
-from dapt_trainer.modeling.sharding import unwrapped
+from dapt_trainer.modeling.loading.sharding import unwrapped
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
