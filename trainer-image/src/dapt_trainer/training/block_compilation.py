@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import torch
 
@@ -141,4 +141,4 @@ class _BlockGroup:
                 )
                 return plain(*args, **kwargs)
 
-        return cast("Callable[..., object]", call)
+        return call

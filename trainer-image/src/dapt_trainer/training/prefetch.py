@@ -22,7 +22,7 @@ _ROOM_CHECK_SECONDS = 0.2
 """How long the thread waits for room before it looks again whether it was stopped."""
 
 
-class PrefetchingLoader(torch.utils.data.DataLoader[Batch]):
+class PrefetchingLoader(torch.utils.data.DataLoader[object]):
     """Yields the batches of a data set in their order; a thread reads them ahead.
 
     Args:
