@@ -214,6 +214,7 @@ def run_bare(work: Path, config: Any, case: Case) -> dict[str, Any]:
     from dapt_trainer.modeling.loading.load_folder import load_model
     from dapt_trainer.modeling.lora import with_lora
     from dapt_trainer.training.batch_order import BatchOrder
+    from dapt_trainer.training.block_compilation import choose_compilation, compile_blocks
     from dapt_trainer.training.training_rows import open_rows
 
     ranks = join_ranks(0, 0, 1)
@@ -240,6 +241,9 @@ def run_bare(work: Path, config: Any, case: Case) -> dict[str, Any]:
     model.train()
     if config.distribution.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    # With the same kernels as the stage, unless the case compares kernels.
+    if case.liger is None and choose_compilation(device, config.distribution).is_used:
+        compile_blocks(model)
     forward = (
         torch.compile(model, backend="inductor" if device.type == "cuda" else "eager")
         if case.compile

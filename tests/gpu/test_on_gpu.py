@@ -79,16 +79,36 @@ def test_packed_documents_get_what_they_get_alone(implementation: str, window: i
 
 
 @pytest.mark.parametrize("window", [None, 64], ids=["full", "sliding-window"])
-def test_the_varlen_kernel_gives_packed_documents_what_they_get_alone(window: int | None) -> None:
-    pytest.importorskip("flash_attn")
-    from dapt_trainer.modeling.attention import flatten_rows
+@pytest.mark.parametrize("implementation", ["flash_attention_2", "dapt_torch_varlen"])
+def test_varlen_kernels_give_packed_documents_what_they_get_alone(
+    implementation: str, window: int | None
+) -> None:
+    from dapt_trainer.modeling.attention import flatten_rows, register_torch_varlen
 
+    if implementation == "flash_attention_2":
+        pytest.importorskip("flash_attn")
     model = llama(window=window).to(torch.bfloat16)
     expected = documents_alone(model).float()
-    model.set_attn_implementation("flash_attention_2")
+    register_torch_varlen()
+    model.set_attn_implementation(implementation)
     with torch.no_grad():
         found = model(**on_gpu(flatten_rows(packed_rows())), use_cache=False).logits[0].float()
     assert float((found - expected).abs().mean()) < 0.01 * float(expected.abs().mean())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_compiled_blocks_train_as_uncompiled_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    losses = {}
+    for switch in ("off", "on"):
+        monkeypatch.setenv("TRAINER_COMPILE", switch)
+        distribution = DistributionConfig(
+            zero_stage=1, precision="bf16", gradient_checkpointing=checkpointing
+        )
+        report = trained(tmp_path, f"compile-{switch}", distribution=distribution)
+        losses[switch] = [point.loss_nats for point in report.curve]
+    assert losses["on"] == pytest.approx(losses["off"], abs=0.02)
 
 
 def trained(tmp_path: Path, name: str, **changes: Any) -> Any:

@@ -31,6 +31,8 @@ METHODS = {
     "transformers.Trainer.floating_point_ops": "self, inputs",
     "transformers.Trainer._prepare_input": "self, data",
     "transformers.Trainer._prepare_inputs": "self, inputs",
+    "transformers.Trainer._clip_grad_norm": "self, model",
+    "transformers.Trainer._get_grad_norm": "self, model, grad_norm",
     "transformers.Trainer._maybe_log_save_evaluate": (
         "self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate"
     ),
@@ -62,6 +64,8 @@ ATTRIBUTES = {
     "deepspeed.runtime.engine": {"_global_grad_norm"},
     "deepspeed.utils.mixed_precision_linkage": {"_hp_mapping", "_index_in_param_group"},
     "deepspeed.ops": {"__compatible_ops__"},
+    "torch": {"_dynamo"},
+    "torch.nn.modules.module": {"_call_impl", "_compiled_call_impl"},
     "transformers.configuration_utils": {"_attn_implementation"},
     "transformers.integrations.deepspeed": {"_is_hf_initialized"},
     "transformers.modeling_utils": {

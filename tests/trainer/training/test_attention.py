@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,9 +31,27 @@ def supporting(*, flash: bool = True, flex: bool = True, sdpa: bool = True) -> A
     return SimpleNamespace(_supports_flash_attn=flash, _supports_flex_attn=flex, _supports_sdpa=sdpa)
 
 
+def varlen_model(*, weights: tuple[str, ...] = (), **over: Any) -> Any:
+    """What a model that transformers lets run on other attention says of itself."""
+    shape = {"hidden_size": 256, "num_attention_heads": 4, "attention_dropout": 0.0}
+    return SimpleNamespace(
+        _supports_flash_attn=True,
+        _supports_flex_attn=True,
+        _supports_attention_backend=True,
+        config=SimpleNamespace(**(shape | over)),
+        named_parameters=lambda: [(name, None) for name in weights],
+    )
+
+
 @pytest.mark.parametrize(
     ("device", "boundaries", "precision", "installed", "model", "chosen"),
     [
+        (GPU, True, "bf16", True, varlen_model(), "flash_attention_2"),
+        (GPU, True, "bf16", False, varlen_model(), "dapt_torch_varlen"),
+        (GPU, True, "fp32", False, varlen_model(), "flex_attention"),
+        (GPU, True, "bf16", False, varlen_model(attn_logit_softcapping=50.0), "flex_attention"),
+        (GPU, True, "bf16", False, varlen_model(head_dim=512), "flex_attention"),
+        (GPU, True, "bf16", False, varlen_model(weights=("layers.0.self_attn.sinks",)), "flex_attention"),
         (CPU, True, "bf16", True, supporting(), "sdpa"),
         (GPU, True, "bf16", True, supporting(), "flash_attention_2"),
         (GPU, True, "fp32", True, supporting(), "flex_attention"),
@@ -56,7 +75,7 @@ def test_the_fastest_available_attention_is_chosen(
     monkeypatch.setattr(attention, "has_flash_attention", lambda: installed)
     found = choose_attention(model, device, document_boundaries=boundaries, precision=precision)
     assert found.implementation == chosen
-    assert found.collate is (flatten_rows if chosen == "flash_attention_2" else stack_rows)
+    assert found.collate is (flatten_rows if chosen in attention.TAKES_BORDERS else stack_rows)
     assert found.text.startswith(f"{chosen}: ")
 
 
@@ -76,14 +95,27 @@ def rows() -> list[dict[str, Any]]:
 def test_rows_of_a_micro_batch_are_concatenated_for_the_varlen_kernel() -> None:
     batch = flatten_rows(rows())
     assert batch["input_ids"].shape == (1, 64)
-    assert batch["cu_seq_lens_q"].tolist() == [0, 11, 14, 32, 52, 64]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 11, 14, 32, 52] + 11 * [64]
     assert batch["cu_seq_lens_q"].dtype == torch.int32
-    assert (batch["max_length_q"], batch["max_length_k"]) == (20, 20)
+    assert (batch["max_length_q"], batch["max_length_k"]) == (32, 32)
     assert int(batch["labels"][0, 32]) == -100
     broken = rows()
     broken[1]["position_ids"] = broken[1]["position_ids"] + 1
     with pytest.raises(ValueError, match="must start with a document's first token"):
         flatten_rows(broken)
+
+
+def test_batches_with_other_documents_have_borders_of_few_sizes() -> None:
+    def row(length: int) -> dict[str, Any]:
+        """Documents of one length, in a row of 64 tokens."""
+        positions = torch.arange(64) % length
+        return {"input_ids": positions, "labels": positions, "position_ids": positions}
+
+    sizes = set()
+    for length in range(2, 65):
+        batch = flatten_rows([row(length)])
+        sizes.add((len(batch["cu_seq_lens_q"]), batch["max_length_q"]))
+    assert sizes == {(64, 2), (32, 4), (16, 8), (16, 16), (16, 32), (16, 64)}
 
 
 @pytest.fixture
@@ -114,6 +146,36 @@ def alone(model: Any) -> tuple[float, Any]:
     loss = total / count
     loss.backward()
     return float(loss.detach()), model.get_input_embeddings().weight.grad.clone()
+
+
+def varlen_by_hand(
+    query: Any, key: Any, value: Any, borders: Any, _borders: Any, longest: int, _longest: int, **options: Any
+) -> Any:
+    """What torch's kernel computes on a GPU: each document alone, [L, H, D]."""
+    assert options["window_size"] == (-1, 0)
+    edges = borders.tolist()
+    parts = []
+    for start, end in itertools.pairwise(edges):
+        assert end - start <= longest
+        if start == end:
+            continue
+        part = [tensor[start:end].transpose(0, 1)[None] for tensor in (query, key, value)]
+        parts.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                *part, is_causal=True, scale=options["scale"], enable_gqa=options["enable_gqa"]
+            )[0].transpose(0, 1)
+        )
+    return torch.cat(parts)
+
+
+def test_torchs_varlen_kernel_gets_each_document_alone(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
+    monkeypatch.setattr(attention.varlen, "varlen_attn", varlen_by_hand)
+    expected_loss, expected_gradient = alone(model)
+    attention.register_torch_varlen()
+    use_attention(model, attention.Attention(attention.TORCH_VARLEN, "for the test", flatten_rows))
+    loss, gradient = loss_and_gradient(model, flatten_rows(rows()))
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("way", ["sdpa", "eager", "flattened"])

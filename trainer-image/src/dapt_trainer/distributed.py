@@ -76,6 +76,23 @@ class Ranks:
         dist.all_reduce(totals, group=self.group)
         return [float(total) for total in totals.tolist()]
 
+    def sum_on_device(self, *values: torch.Tensor | float) -> list[float]:
+        """Return the sums over all ranks, in fp64; equal on every rank.
+
+        Tensors stay on the accelerator until one reading fetches all sums: each reading waits for all that was started.
+        """
+        parts = [
+            value.detach().to(torch.float64)
+            if isinstance(value, torch.Tensor)
+            # Filled there: a copy of a number in the host's memory would be waited for as well.
+            else torch.full((), value, dtype=torch.float64, device=self.device)
+            for value in values
+        ]
+        totals = torch.stack(parts)
+        if self.world_size > 1:
+            dist.all_reduce(totals, group=self.group)
+        return [float(total) for total in totals.tolist()]
+
     def maximum(self, value: float) -> float:
         """Return the largest of all ranks' values."""
         if self.world_size == 1:

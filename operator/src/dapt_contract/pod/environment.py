@@ -51,5 +51,8 @@ PEAK_TFLOPS = "DAPT_PEAK_TFLOPS"
 """Peak of one accelerator in TFLOP/s, from the profile; unset when the profile does not give it."""
 PREFLIGHT = "DAPT_PREFLIGHT"
 """Bounds of the preflight as the JSON of `PreflightBounds`, from the profile; unset when the profile gives none."""
+COMPILE = "TRAINER_COMPILE"
+"""`on` or `off`: whether training compiles decoder blocks. Unset: on a GPU with a compiler it does. The template of a
+profile may set it, since its name does not begin with DAPT_ as the operator's own variables do."""
 NODE_NAME = "DAPT_NODE_NAME"
 """Name of the node that the pod runs on."""

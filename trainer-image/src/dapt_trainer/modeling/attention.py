@@ -1,9 +1,12 @@
 """Chooses the attention that keeps packed documents apart, by device and installed packages, and builds its batches.
 
-On a GPU a mask of ours would cost SDPA its flash kernel. So there it is flash-attention's varlen kernel where that is
-installed (all rows of a micro-batch in one sequence, with the documents' borders), else FlexAttention (compiled, with a
-block mask of documents). On the CPU, and where a model supports neither, SDPA gets a mask made from position ids. All
-three compute for a document what it gets alone (tests/trainer/training/test_architectures.py, tests/gpu).
+On a GPU a mask of ours would cost SDPA its flash kernel. So there it is a varlen kernel (all rows of a micro-batch in
+one sequence, with the documents' borders): flash-attention's where that is installed, else torch's own, which is made
+from it. Where a model needs what torch's lacks, it is FlexAttention (compiled, with a block mask of documents). On the
+CPU, and where a model supports none of them, SDPA gets a mask made from position ids. All compute for a document what
+it gets alone (tests/trainer/training/test_architectures.py, tests/gpu).
+
+Shapes: B rows, H heads, L tokens of a row, D head size.
 """
 
 from __future__ import annotations
@@ -11,16 +14,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel
+from torch.nn.attention import varlen
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available
 from transformers.utils.import_utils import is_torch_flex_attn_available
 
 from dapt_trainer.modeling.loading.sharding import unwrapped
 
 VARLEN, FLEX, SDPA, EAGER = "flash_attention_2", "flex_attention", "sdpa", "eager"
+TORCH_VARLEN = "dapt_torch_varlen"
+"""Name in transformers of torch's varlen kernel."""
+TAKES_BORDERS = (VARLEN, TORCH_VARLEN)
+"""Kernels whose batches come with the documents' borders, of `flatten_rows`."""
+FEWEST_BORDERS = 16
+LARGEST_HEAD = 256
+"""Elements of a head that torch's varlen kernel takes at most."""
 Row = Mapping[str, torch.Tensor]
 """One packed sequence: input_ids, labels and position_ids, each int64 [L]."""
 Batch = dict[str, Any]
@@ -65,13 +76,16 @@ def choose_attention(
         return Attention(
             VARLEN, "flash-attn is installed, documents kept apart by its varlen kernel", flatten_rows
         )
+    if precision == "bf16" and has_torch_varlen(model):
+        register_torch_varlen()
+        return Attention(TORCH_VARLEN, "documents kept apart by torch's varlen kernel", flatten_rows)
     if is_torch_flex_attn_available() and getattr(model, "_supports_flex_attn", False):
         return Attention(
-            FLEX, "flash-attn is not usable here, documents kept apart by a block mask", stack_rows
+            FLEX, "no varlen kernel is usable here, documents kept apart by a block mask", stack_rows
         )
     return Attention(
         plain,
-        f"{type(model).__name__} takes neither flash-attn here nor FlexAttention, documents kept apart by a mask",
+        f"{type(model).__name__} takes neither a varlen kernel here nor FlexAttention, documents kept apart by a mask",
         stack_rows,
     )
 
@@ -87,6 +101,63 @@ def plain_attention(model: PreTrainedModel) -> str:
 def has_flash_attention() -> bool:
     """Return whether flash-attn is installed and usable."""
     return bool(is_flash_attn_2_available())
+
+
+def has_torch_varlen(model: PreTrainedModel) -> bool:
+    """Return whether torch's varlen kernel computes this model's attention: without cap, sink, chunk and dropout."""
+    if not (
+        getattr(model, "_supports_attention_backend", False) and getattr(model, "_supports_flash_attn", False)
+    ):
+        return False
+    config = model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    changes = ("attn_logit_softcapping", "attention_chunk_size", "v_head_dim", "attention_dropout")
+    is_plain = not any(getattr(config, name, None) for name in changes)
+    has_sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())
+    return is_plain and not has_sinks and head <= LARGEST_HEAD and head % 8 == 0
+
+
+def register_torch_varlen() -> None:
+    """Make torch's varlen kernel an attention of transformers.
+
+    It has no function that makes masks, so transformers makes none, and does not look at positions for documents, which
+    it would have to wait for the accelerator to do.
+    """
+    AttentionInterface.register(TORCH_VARLEN, torch_varlen_attention)
+
+
+def torch_varlen_attention(
+    _module: torch.nn.Module,
+    query_bhld: torch.Tensor,
+    key_bhld: torch.Tensor,
+    value_bhld: torch.Tensor,
+    _attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    max_length_q: int,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Return causal attention within each document, [1, L, H, D]; rows are one after the other (`flatten_rows`)."""
+    query, key, value = (part[0].transpose(0, 1) for part in (query_bhld, key_bhld, value_bhld))
+    output = varlen.varlen_attn(
+        query,
+        key,
+        value,
+        cu_seq_lens_q,
+        cu_seq_lens_q,
+        max_length_q,
+        max_length_q,
+        scale=scaling,
+        # Transformers counts the token itself as part of its window.
+        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+        # Also rules out cuDNN's kernel, of which we do not know that it takes the empty documents of padded borders.
+        num_splits=1,
+    )
+    # A tensor, since nothing else is asked for.
+    return cast("torch.Tensor", output)[None], None
 
 
 def use_attention(model: PreTrainedModel, attention: Attention) -> None:
@@ -131,13 +202,21 @@ def flatten_rows(rows: Sequence[Row]) -> Batch:
     # transformers would else compute the borders in every layer, each time waiting for the accelerator, and only for
     # a batch of one row.
     borders = torch.cat([starts, torch.tensor([len(positions_n)])]).to(torch.int32)
-    longest = int((borders[1:] - borders[:-1]).max())
+    # Compiled blocks are compiled anew for each size, so both are rounded up to one of few. The documents between the
+    # last border and its copies are empty, and kernels skip what is past a document's end.
+    longest = _next_power_of_two(int((borders[1:] - borders[:-1]).max()))
+    missing = max(FEWEST_BORDERS, _next_power_of_two(len(borders))) - len(borders)
+    borders = torch.nn.functional.pad(borders, (0, missing), value=len(positions_n))
     return batch | {
         "cu_seq_lens_q": borders,
         "cu_seq_lens_k": borders,
         "max_length_q": longest,
         "max_length_k": longest,
     }
+
+
+def _next_power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
 
 
 def stack_rows(rows: Sequence[Row]) -> Batch:

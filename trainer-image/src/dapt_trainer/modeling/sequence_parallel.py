@@ -23,7 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
-from dapt_trainer.modeling.attention import EAGER, FLEX, VARLEN, Attention, Batch, Collate, Row
+from dapt_trainer.modeling.attention import EAGER, FLEX, TAKES_BORDERS, Attention, Batch, Collate, Row
 from dapt_trainer.modeling.labels import IGNORED_LABEL
 
 SHARED_SEQUENCE = "dapt_shared_sequence"
@@ -134,7 +134,7 @@ class _SharedAttention:
         return exchange(output, self._group, split=1, join=2), None
 
     def _mask(self, positions_bl: torch.Tensor, window: int | None) -> object:
-        if self._implementation == VARLEN:
+        if self._implementation in TAKES_BORDERS:
             return None  # the batch has the documents' borders
         if self._positions_bl is not positions_bl:
             self._positions_bl, self._masks = positions_bl, {}

@@ -34,6 +34,10 @@ METRICS = {
     "learning_rate": ("learning_rate", "Learning rate of the last logged step."),
     "gradient_norm": ("gradient_norm", "Norm of the gradient before clipping."),
     "step_seconds": ("step_seconds", "Seconds of the last optimizer step."),
+    "data_wait_seconds": (
+        "data_wait_seconds",
+        "Seconds of the last optimizer step in which rank 0 waited for its rows.",
+    ),
     "tokens_per_second": ("tokens_per_second", "Training speed over all ranks."),
     "mfu_ratio": ("mfu_ratio", "Share of the accelerators' peak FLOP/s that the model's arithmetic uses."),
     "skipped_steps": (

@@ -202,7 +202,7 @@ def argument_fields(
         "logging_nan_inf_filter": False,  # a loss that is not a number must reach the divergence check
         "ignore_data_skip": True,  # `BatchOrder` starts at the resumed step
         "remove_unused_columns": False,
-        "dataloader_num_workers": 0,
+        "dataloader_num_workers": 0,  # `PrefetchingLoader` reads ahead
         "dataloader_pin_memory": not on_cpu,
         "average_tokens_across_devices": True,
         "log_level": "warning",

@@ -131,6 +131,7 @@ class LossCurve:
             "learning_rate": reading.learning_rate,
             "gradient_norm": reading.gradient_norm,
             "step_seconds": reading.seconds,
+            "data_wait_seconds": reading.data_wait_seconds,
             "skipped_steps": self.watch.skipped_steps,
             "loss_spikes": self.watch.loss_spikes,
         }

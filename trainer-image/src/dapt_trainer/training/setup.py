@@ -25,6 +25,7 @@ from dapt_trainer.modeling.stored_models.model_folder import check_model_folder
 from dapt_trainer.modeling.written_models.for_stages import WrittenModels
 from dapt_trainer.tokenization.grow_model import new_token_ids
 from dapt_trainer.training.arguments import training_arguments
+from dapt_trainer.training.block_compilation import choose_compilation, compile_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,12 @@ def set_up(
     if config.lora is not None:
         new_ids = new_token_ids(context.work) if config.lora.embeddings else ()
         model = with_lora(model, config.lora, seed=config.seed, new_token_ids=new_ids)
+    # After the adapters: what a block contains is part of what is compiled.
+    compilation = choose_compilation(ranks.device, config.distribution)
+    if compilation.is_used:
+        compile_blocks(model)
+    if ranks.is_first:
+        logger.info("compilation: %s", compilation.text)
     return Setup(arguments, model, attention, kernels)
 
 

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from peft import PeftModel
@@ -27,20 +27,18 @@ from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
-from dapt_trainer.modeling.loading.sharding import unwrapped
 from dapt_trainer.staged_files import StagedFiles
 from dapt_trainer.training.batch_order import BatchOrder
-from dapt_trainer.training.garbage import StepGarbage
-from dapt_trainer.training.left_out_weights import (
+from dapt_trainer.training.engine.idle_calls import leave_out_idle_calls
+from dapt_trainer.training.engine.left_out_weights import (
     leaving_out_weights,
     restore_weights,
     with_left_out_weights,
 )
+from dapt_trainer.training.engine.skipped_steps import skip_non_finite_steps
+from dapt_trainer.training.garbage import StepGarbage
+from dapt_trainer.training.prefetch import PrefetchingLoader
 from dapt_trainer.training.regularization.penalty import Penalty
-from dapt_trainer.training.skipped_steps import skip_non_finite_steps
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,8 @@ class StepReading:
     """Whether some rank called for the end of training, or for a save, by its clock."""
     seconds: float
     """Duration of this step."""
+    data_wait_seconds: float = 0.0
+    """Part of it in which this rank waited for its rows."""
 
     @property
     def is_skipped(self) -> bool:
@@ -147,17 +147,19 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         self._penalty: Penalty | None = None
         self._resume_files: ResumeFiles | None = None
         self._garbage = StepGarbage()
+        self._loader: PrefetchingLoader | None = None
 
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader[Batch]:
+    def get_train_dataloader(self) -> PrefetchingLoader:
         """Return a loader of this rank's rows in their order; there is nothing to shard, shuffle or skip."""
-        return torch.utils.data.DataLoader(
+        self._loader = PrefetchingLoader(
             self.train_dataset,
-            batch_sampler=self._order,
-            collate_fn=self.data_collator,
-            # A loader draws a seed when it starts; it must not come from the stream that dropout draws from.
-            generator=torch.Generator(),
-            pin_memory=self.args.dataloader_pin_memory,
+            self._order,
+            self.data_collator,
+            # The Trainer takes all micro-batches of a step at its start; those of the next one are read meanwhile.
+            batches_ahead=self.args.gradient_accumulation_steps,
+            device=self._ranks.device,
         )
+        return self._loader
 
     def create_optimizer(self, *args: object, **kwargs: object) -> torch.optim.Optimizer:
         """Return the Trainer's optimizer and remember each group's weight decay, which a resume may mix up."""
@@ -175,7 +177,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         # After the state is loaded, which is what breaks the optimizer, and before the first step.
         repair_optimizer(self.model_wrapped, self._weight_decays)
         skip_non_finite_steps(self.model_wrapped)
-        _switch_mode_once(self.model_wrapped)
+        leave_out_idle_calls(self.model_wrapped, self._ranks)
         self._hooks.on_ready()
         self._step_started = time.monotonic()
         return prepared
@@ -232,6 +234,14 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         engine.backward(loss * self._ranks.world_size, scale_wrt_gas=False)
         self._hooks.heartbeat()
 
+    def _clip_grad_norm(self, _model: object) -> torch.Tensor | float | None:
+        """Return the norm that DeepSpeed has clipped by, and leave it where it lies: it is read with the loss."""
+        norm: torch.Tensor | float | None = self.model_wrapped.get_global_grad_norm()
+        return norm
+
+    def _get_grad_norm(self, model: object, **_: object) -> torch.Tensor | float | None:
+        return self._clip_grad_norm(model)
+
     def _maybe_log_save_evaluate(
         self,
         _tr_loss: object,
@@ -245,12 +255,14 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         if step == self._last_step:  # the Trainer calls this once more at the end of the epoch
             return
         self._last_step = step
-        # One reduction for all values: every rank must take the same decision, or the next collective hangs.
-        loss, num_stopped, num_late, penalty = self._ranks.sum(
-            float(self._step_loss.item()),
+        # One reduction and one reading for all values: every rank must take the same decision, or the next collective
+        # hangs. All ranks have one norm, and its mean is exact in fp64.
+        loss, num_stopped, num_late, penalty, norm = self._ranks.sum_on_device(
+            self._step_loss,
             float(self._hooks.stop_requested()),
             float(self._hooks.out_of_time()),
             0.0 if self._penalty is None else self._penalty.value(),
+            0.0 if grad_norm is None else grad_norm,
         )
         # In the trainer's state, which a checkpoint holds, so that a resumed run counts on.
         self.state.num_input_tokens_seen += self._rows.tokens_of_step(step - 1)
@@ -260,12 +272,13 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             step=step,
             loss_nats=loss / self._ranks.world_size,
             penalty_nats=None if self._penalty is None else penalty,
-            gradient_norm=None if grad_norm is None else float(grad_norm),
+            gradient_norm=None if grad_norm is None else norm / self._ranks.world_size,
             learning_rate=float(learning_rate if learning_rate is not None else math.nan),
             tokens=int(self.state.num_input_tokens_seen),
             stop_requested=num_stopped > 0,
             out_of_time=num_late > 0,
             seconds=now - self._step_started,
+            data_wait_seconds=0.0 if self._loader is None else self._loader.take_wait_seconds(),
         )
         self._hooks.on_step(reading)
         self._garbage.after_step()
@@ -296,13 +309,13 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             InfrastructureError, InputError: as `ResumeFiles.loading`.
         """
         if files is None:
-            with _libraries_quiet(), self._garbage:
+            with _libraries_quiet(), self._garbage, self._closing_loader():
                 self.train()
             return
         self._last_step = self._order.first_step
         self._resume_files, folder = files, files.folder / RESUME_FOLDER
         try:
-            with _libraries_quiet(), self._garbage:
+            with _libraries_quiet(), self._garbage, self._closing_loader():
                 if self._order.first_step == self._order.total_steps:
                     # A finished training is loaded and nothing is trained, for a reading that is still missing.
                     self._prepare_for_training(
@@ -312,6 +325,15 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
                     self.train(resume_from_checkpoint=str(folder))
         finally:
             files.remove()
+
+    @contextlib.contextmanager
+    def _closing_loader(self) -> Iterator[None]:
+        """End the thread that reads rows however the training ends."""
+        try:
+            yield
+        finally:
+            if self._loader is not None:
+                self._loader.close()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Load the random states, which is the last that the Trainer reads of a checkpoint."""
@@ -329,20 +351,6 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             yield
 
 
-def _switch_mode_once(engine: DeepSpeedEngine) -> None:
-    """Make a call for training mode cost nothing where the model is in it: the Trainer calls for each micro-batch.
-
-    The mode of all modules follows that of the outermost ones, which evaluations switch.
-    """
-    train, module, core = engine.train, engine.module, unwrapped(engine)
-
-    def train_if_needed(mode: bool = True) -> None:
-        if not (mode and module.training and core.training):
-            train(mode)
-
-    vars(engine)["train"] = train_if_needed
-
-
 @contextlib.contextmanager
 def _libraries_quiet() -> Iterator[None]:
     """Hide what the libraries report about one another.
@@ -357,6 +365,8 @@ def _libraries_quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            # torch's compiler looks at the gradient of a block's input.
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             # Of the schedule `wsd`, whose two lengths agree.
             warnings.filterwarnings("ignore", "Both num_training_steps and num_stable_steps are specified")
             yield

@@ -39,6 +39,7 @@ from dapt_trainer.errors import InputError
 Slots = npt.NDArray[np.int64]
 _SCALE_BITS = 40
 """Shares are fractions of 2^40: exact integer arithmetic, the same on every machine."""
+_REMEMBERED_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Mixture:
                 before + count for before, count in zip(self._first_draws, counts, strict=True)
             ]
         self._general_share = self._general_share_of(replay_fraction)
+        self._newest: dict[int, list[tuple[int, int]]] = {}
 
     def _general_share_of(self, replay_fraction: float) -> int:
         """Return q for a replay fraction, in units of 2^-40."""
@@ -148,7 +150,19 @@ class Mixture:
         )
 
     def rows(self, step: int) -> list[tuple[int, int]]:
-        """Return (index of the source, row) for each sequence of a step, in the order in which ranks slice them."""
+        """Return (index of the source, row) for each sequence of a step, in the order in which ranks slice them.
+
+        The newest few are kept: the thread that reads rows asks for a step first, and then the training, which counts
+        its tokens. Both may ask at once, so what is kept is replaced and never changed.
+        """
+        rows = self._newest.get(step)
+        if rows is None:
+            rows = self._compute_rows(step)
+            kept = [*self._newest.items(), (step, rows)]
+            self._newest = dict(kept[-_REMEMBERED_STEPS:])
+        return rows
+
+    def _compute_rows(self, step: int) -> list[tuple[int, int]]:
         slots = np.arange(step * self._batch, (step + 1) * self._batch, dtype=np.int64)
         sources, draws = self._draws(slots)
         rows = np.empty_like(draws)

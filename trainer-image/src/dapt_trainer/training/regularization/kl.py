@@ -72,27 +72,27 @@ class KlPenalty:
         self._general = general
         self._backward = backward
         self._predictions = predictions
-        self._value = 0.0
+        self._value: torch.Tensor | float = 0.0
 
     def add_gradients(self, step: int, /) -> None:
         """Run forward and backward passes on the general text of the step."""
         # By the positions of all ranks, since the ranks' gradients are summed: a mean of means would weigh ranks, not
         # tokens.
         weight = self._strength / self._general.positions_of_step(step)
-        total = 0.0
+        total: torch.Tensor | float = 0.0
         for batch in self._general.of_step(step):
             with torch.no_grad():
                 base = self._base.predictions(batch)
             logits = self._predictions(self._model, batch)
             divergence, gradient = divergence_and_gradient(logits.detach(), base)
             del base  # as large as the logits, and not needed during the backward pass
-            total += float(divergence)
+            total = total + divergence
             # The gradient of this product by the logits is `gradient`: no graph of the divergence is built, which would
             # hold several fp32 copies of all logits.
             self._backward((logits * gradient.mul_(weight)).sum())
         self._value = weight * total
 
-    def value(self) -> float:
+    def value(self) -> torch.Tensor | float:
         """Return the penalty in nats, as this rank's share."""
         return self._value
 

@@ -169,9 +169,9 @@ class LowRankPenalty:
         start, count = self._spans[name]
         flat[start : start + count] = gradient.reshape(-1)
 
-    def value(self) -> float:
+    def value(self) -> torch.Tensor | float:
         """Return the penalty in nats, as this rank's share."""
-        return self._strength / 2.0 * float(self._distance)
+        return self._strength / 2.0 * self._distance
 
     def held_bytes(self) -> int:
         """Return the size of importances and base weights."""

@@ -38,8 +38,11 @@ class Penalty(Protocol):
         """Add the penalty's gradient to the gradients, once an optimizer step; `step` counts from 0."""
         ...
 
-    def value(self) -> float:
-        """Return the penalty in nats when gradients were last added; the sum over the ranks is the whole."""
+    def value(self) -> torch.Tensor | float:
+        """Return the penalty in nats when gradients were last added; the sum over the ranks is the whole.
+
+        A tensor lies where it was computed, so that the step can read it together with its other numbers.
+        """
         ...
 
     def held_bytes(self) -> int:

@@ -67,9 +67,9 @@ class QuadraticPenalty:
             gradient[part].add_(weighted, alpha=self._strength)
         return total
 
-    def value(self) -> float:
+    def value(self) -> torch.Tensor | float:
         """Return strength / 2 sum F (theta - theta*)^2 in nats, as this rank's share."""
-        return self._strength / 2.0 * float(self._distance) / self._copies
+        return self._strength / 2.0 * self._distance / self._copies
 
     def held_bytes(self) -> int:
         """Return the size of anchors and importances."""

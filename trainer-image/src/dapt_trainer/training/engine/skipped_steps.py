@@ -21,16 +21,16 @@ def skip_non_finite_steps(engine: DeepSpeedEngine) -> None:
     learning rate follows the number of steps, skipped ones included, so that the schedule ends with the run.
     """
     step = engine.step
+    trained = [weight for weight in engine.module.parameters() if weight.requires_grad]
 
     def clip() -> None:
-        weights = [weight for weight in engine.module.parameters() if weight.grad is not None]
+        weights = [weight for weight in trained if weight.grad is not None]
         # Not DeepSpeed's own: it drops the norm, and takes its mean over ranks that all have the same one.
         norm = torch.nn.utils.clip_grad_norm_(weights, engine.gradient_clipping())
         engine._global_grad_norm = norm
-        if not torch.isfinite(norm):
-            # torch's optimizers pass over weights without a gradient.
-            for weight in weights:
-                weight.grad = None
+        # torch's fused AdamW then changes nothing, not even its count of steps. The accelerator decides: to ask it here
+        # would be to wait for it.
+        engine.optimizer.found_inf = torch.isfinite(norm).logical_not().float()
 
     def step_and_forget_the_skip(*args: object, **kwargs: object) -> object:
         result = step(*args, **kwargs)

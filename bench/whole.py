@@ -1,0 +1,296 @@
+"""A random model goes through every stage on two CPU ranks, with a kill in each stage and a resume on one rank.
+
+Prints `NAME VALUE BAR ok|short`. All weights are trained under ZeRO 3, two ranks share the model by tensor parallelism
+where it is measured, candidates are blended, and the chosen one is fine-tuned, verified and published. In every stage a
+rank is killed with SIGKILL a while after it has started; in pretraining that is after the first checkpoint, and after
+the next one `dapt run` itself is killed and continued with another number of ranks. Run it when it is named:
+
+    python -m bench whole
+    python -m bench.whole --size 500M --folder /scratch/whole
+
+The folder is kept where it is named. 500M needs about 20 GB of memory, 40 GB of disk and some hours on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ruamel.yaml import YAML
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from support.toy_adaptation import make_toy
+
+NAME = "whole"
+STAGES = ("prepare", "baseline", "pretrain", "blend", "evaluate", "finetune", "verify", "publish")
+RANKS, RANKS_AFTER = 2, 1
+STEPS, CHECKPOINTS = 8, 4
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of the random model; the vocabulary is small, so nearly all weights are in the layers."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    memory_gib: int
+    """What the profile says one process has."""
+    kill_after_seconds: float
+    """From the start of a stage's ranks to the kill of one."""
+
+
+SIZES = {
+    "5M": Size(256, 704, 6, 4, memory_gib=4, kill_after_seconds=3.0),
+    "50M": Size(640, 1728, 10, 10, memory_gib=6, kill_after_seconds=4.0),
+    "500M": Size(1280, 3520, 24, 20, memory_gib=14, kill_after_seconds=10.0),
+}
+
+MANIFEST = """\
+apiVersion: dapt.dev/v1alpha1
+kind: AdaptationProfile
+metadata: {{name: cpus}}
+spec:
+  trainerImage: local
+  retries: {{infrastructure: 30}}
+  accelerator: {{kind: cpu, perNode: 2, memoryGiB: {memory_gib}}}
+  storage: {{claimTemplate: {{accessModes: [ReadWriteMany], resources: {{requests: {{storage: 100Gi}}}}}}}}
+---
+apiVersion: dapt.dev/v1alpha1
+kind: DomainAdaptation
+metadata: {{name: {name}}}
+spec:
+  profile: cpus
+  seed: 7
+  model: {{source: "file://base"}}
+  corpus:
+    domain: [{{source: "file://text/domain.jsonl"}}]
+    general: [{{source: "file://text/general.jsonl"}}]
+    replayFraction: 0.25
+    heldOut: {{fraction: 0.2}}
+    sequenceLength: 64
+  pretraining:
+    method: {{full: {{}}}}
+    budget: {{steps: {steps}}}
+    globalBatchSize: 4
+    microBatchSize: 2
+    optimizer: {{learningRate: 1.0e-4}}
+    distribution: {{zeroStage: 3, precision: fp32}}
+    checkpoints: {{count: {checkpoints}}}
+  evaluation:
+    when: end
+    domain: {{tasks: [{{name: toy_domain, source: "file://eval/domain-task.jsonl", fewShot: 0}}]}}
+    general: {{tasks: [{{name: toy_general, source: "file://eval/general-task.jsonl", fewShot: 0}}]}}
+    probes: {{domain: [{{source: "file://eval/domain-probes.jsonl"}}]}}
+  gates: {{maxGeneralPerplexityIncrease: 5, maxGeneralScoreDrop: 100, onBreach: Warn}}
+  selection: {{interpolate: [0.5, 1.0], averageLast: 2}}
+  finetuning:
+    data: [{{source: "file://text/instructions.jsonl", format: messages}}]
+    method: {{full: {{}}}}
+    budget: {{steps: 3}}
+  output: {{destination: "file://out"}}
+  resources: {{nodes: 1, gpusPerNode: {ranks}}}
+  stageResources:
+    baseline: {{gpus: 2, gpusPerModel: 2}}
+    evaluate: {{gpus: 2, gpusPerModel: 2}}
+    finetune: {{nodes: 1, gpus: 2}}
+    verify: {{gpus: 2, gpusPerModel: 2}}
+"""
+
+
+@dataclass
+class Kills:
+    """What is still to be killed, and what was."""
+
+    open: list[str] = field(default_factory=lambda: list(STAGES))
+    done: list[str] = field(default_factory=list)
+
+    def note(self, stage: str, what: str) -> None:
+        """Count a kill."""
+        self.open.remove(stage)
+        self.done.append(f"{what} in {stage}")
+        print(f"# killed {self.done[-1]}", file=sys.stderr, flush=True)
+
+
+def write_manifest(folder: Path, size: Size, ranks: int) -> None:
+    """Write the manifest for a number of ranks in pretraining."""
+    text = MANIFEST.format(
+        name=NAME, memory_gib=size.memory_gib, steps=STEPS, checkpoints=CHECKPOINTS, ranks=ranks
+    )
+    (folder / f"{NAME}.yaml").write_text(text)
+
+
+def make_inputs(folder: Path, size: Size) -> None:
+    """Texts, tokenizer and tasks of the toy adaptation, with a larger random model."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    make_toy(folder, name=NAME)
+    base = folder / "base"
+    for file in base.glob("*.safetensors*"):
+        file.unlink()
+    config = AutoConfig.from_pretrained(base)
+    config.update(
+        {
+            "hidden_size": size.hidden,
+            "intermediate_size": size.inner,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.heads // 2,
+            "head_dim": size.hidden // size.heads,
+        }
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(base)
+    print(f"# {sum(weight.numel() for weight in model.parameters()):,} parameters", file=sys.stderr)
+    write_manifest(folder, size, RANKS)
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """Start or continue the adaptation, in a session of its own."""
+    command = [str(Path(sys.executable).with_name("dapt")), "run", f"{NAME}.yaml", "--no-report"]
+    with (folder / "dapt.log").open("ab") as log:
+        return subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment()
+        )
+
+
+def environment() -> dict[str, str]:
+    """This process' environment, on CPUs."""
+    return dict(os.environ) | {"DS_ACCELERATOR": "cpu"}
+
+
+def agents(process: subprocess.Popen[bytes]) -> Iterator[tuple[str, psutil.Process]]:
+    """Agents below a `dapt run`, each with the name of its stage."""
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for child in children:
+        try:
+            words = child.cmdline()
+        except psutil.Error:
+            continue
+        if "dapt_trainer" in words:
+            yield words[words.index("dapt_trainer") + 1], child
+
+
+def ranks_of(agent: psutil.Process) -> list[psutil.Process]:
+    """Ranks that an agent has started."""
+    found = []
+    try:
+        for child in agent.children(recursive=True):
+            if "dapt_trainer.worker" in child.cmdline():
+                found.append(child)
+    except psutil.Error:
+        return []
+    return found
+
+
+def num_checkpoints(folder: Path) -> int:
+    """Complete checkpoints of pretraining, in all its runs."""
+    return len({path.name for path in folder.glob("runs/*/work/stages/pretrain-*/try-*/checkpoint-*.json")})
+
+
+def live(folder: Path, size: Size) -> Kills:
+    """Run the adaptation to its end through all kills.
+
+    Raises:
+        RuntimeError: it ended by an error.
+    """
+    kills, seen, process = Kills(), dict[int, float](), start(folder)
+    checkpoints_at_kill = None
+    while process.poll() is None:
+        time.sleep(0.1)
+        for stage, agent in agents(process):
+            ranks = ranks_of(agent)
+            if not ranks:
+                continue
+            age = time.monotonic() - seen.setdefault(agent.pid, time.monotonic())
+            if stage in kills.open and age > size.kill_after_seconds:
+                if stage == "pretrain" and not num_checkpoints(folder):
+                    continue
+                ranks[-1].send_signal(signal.SIGKILL)
+                kills.note(stage, "a rank")
+                checkpoints_at_kill = num_checkpoints(folder)
+            elif (
+                stage == "pretrain"
+                and "pretrain" not in kills.open
+                and checkpoints_at_kill is not None
+                and CHECKPOINTS > num_checkpoints(folder) > checkpoints_at_kill
+            ):
+                # Its processes see that it is gone, and end.
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills.done.append("dapt run in pretrain")
+                checkpoints_at_kill = None
+                write_manifest(folder, size, RANKS_AFTER)
+                process = start(folder)
+                break
+    if process.returncode:
+        raise RuntimeError((folder / "dapt.log").read_text()[-3000:])
+    return kills
+
+
+def pods(folder: Path) -> list[dict[str, Any]]:
+    """All pods of the run."""
+    return [json.loads(path.read_text()) for path in folder.glob("runs/*/objects/pod-*.json")]
+
+
+def world_sizes(folder: Path) -> set[int]:
+    """World sizes of pretraining's checkpoints."""
+    paths = folder.glob("runs/*/work/stages/pretrain-*/try-*/checkpoint-*.json")
+    return {int(json.loads(path.read_text())["world_size"]) for path in paths}
+
+
+def figures(folder: Path, kills: Kills) -> list[tuple[str, float, float]]:
+    """(name, value, least value) of what must have happened."""
+    status: dict[str, Any] = YAML(typ="safe").load(next(folder.glob("runs/*/status.yaml")).read_text())[
+        "status"
+    ]
+    is_published = any((folder / "out").rglob("*.safetensors"))
+    blends = [row for row in status.get("candidates", ()) if "blend" in json.dumps(row).lower()]
+    print(f"# {'; '.join(kills.done)}", file=sys.stderr)
+    print(f"# candidates: {[row['id'] for row in status.get('candidates', ())]}", file=sys.stderr)
+    print(f"# {len(blends)} of them name a blend; {len(pods(folder))} pods", file=sys.stderr)
+    return [
+        ("published", float(is_published), 1),
+        ("kills_survived", len(kills.done), len(STAGES) + 1),
+        ("world_sizes_of_checkpoints", len(world_sizes(folder)), 2),
+        ("candidates", len(status.get("candidates", ())), CHECKPOINTS + 1),
+    ]
+
+
+def main() -> int:
+    """Run and print; 0 when everything happened."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="5M")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        make_inputs(folder, SIZES[options.size])
+        found = figures(folder, live(folder, SIZES[options.size]))
+    print(f"# {time.monotonic() - started:.0f} s", file=sys.stderr)
+    for name, value, bar in found:
+        print(f"whole.{name} {value:g} {bar:g} {'ok' if value >= bar else 'short'}")
+    return int(any(value < bar for _, value, bar in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
