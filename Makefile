@@ -14,7 +14,7 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench science faults fault-results lock lock-cuda crds chart notices clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench site science faults fault-results lock lock-cuda crds chart notices clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,6 +36,16 @@ $(OLDER)/.installed: requirements/older-transformers.txt $(VENV)/.installed
 	rm -rf $(OLDER)
 	$(PIP) --require-hashes --target $(OLDER) --requirement requirements/older-transformers.txt
 	@touch $@
+
+# Links to files beside docs/ lead into the repository.
+SITE := build/site-tools
+$(SITE)/.installed: requirements/site.txt $(VENV)/.installed
+	rm -rf $(SITE)
+	$(PIP) --require-hashes --target $(SITE) --requirement requirements/site.txt
+	@touch $@
+
+site: $(SITE)/.installed ## Write the documentation as a site with search to build/site
+	PYTHONPATH=$(SITE) $(BIN)/python -m mkdocs build --quiet --strict
 
 setup: $(VENV)/.installed ## Install everything into .venv (3 to 5 minutes, 7 GB)
 
@@ -101,6 +111,7 @@ lock: ## Write requirements/ from the ranges in pyproject.toml (UPGRADE=1 takes 
 	$(COMPILE) requirements/build.in --constraint requirements/development.txt --output-file requirements/build.txt
 	$(COMPILE) requirements/demo.in --no-deps --output-file requirements/demo.txt
 	$(COMPILE) requirements/older-transformers.in --no-deps --output-file requirements/older-transformers.txt
+	$(COMPILE) requirements/site.in --output-file requirements/site.txt
 
 # uv knows the indexes of torch's flavours. What is no part of CUDA keeps the versions of trainer.txt.
 lock-cuda: ## Write the trainer's lock for another flavour of CUDA: make lock-cuda FLAVOUR=cu126

@@ -14,7 +14,8 @@ from dapt_operator.cli.app import app
 from dapt_operator.cli.commands.plan import plan
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.manifests import read_request
-from dapt_operator.cli.inputs.model_shape import parameters_in_name, typical_model
+from dapt_operator.cli.inputs.model_shape import active_in_name, parameters_in_name, typical_model
+from dapt_operator.plan.sizing.compute import training_flops
 from support.model_headers import write_model
 
 MANIFEST = """\
@@ -163,6 +164,24 @@ def test_given_parameters_stand_in_for_the_model(tmp_path: Path) -> None:
 )
 def test_sizes_are_read_from_names(address: str, parameters: float | None) -> None:
     assert parameters_in_name(address) == parameters
+
+
+@pytest.mark.parametrize(
+    ("address", "active"),
+    [
+        ("hf://Qwen/Qwen3-30B-A3B-Base@1b75fee", 3e9),
+        ("s3://models/moe_57b_a2.7b", 2.7e9),
+        ("hf://meta-llama/Llama-3.1-8B@a3b", None),
+    ],
+)
+def test_parameters_of_a_token_are_read_from_names(address: str, active: float | None) -> None:
+    assert active_in_name(address) == active
+
+
+def test_hours_of_a_mixture_of_experts_count_what_a_token_passes() -> None:
+    dense, mixture = typical_model(30e9), typical_model(30e9, 3e9)
+    assert training_flops(mixture, 1e9, recompute=False) == 6 * 3e9 * 1e9
+    assert training_flops(dense, 1e9, recompute=False) == 10 * training_flops(mixture, 1e9, recompute=False)
 
 
 def test_a_usual_shape_is_the_nearest_published_one() -> None:

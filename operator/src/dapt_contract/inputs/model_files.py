@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeGuard
 
@@ -46,6 +47,11 @@ _CONFIG_KEYS = {
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim"),
     "max_positions": ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length"),
 }
+EXPERTS = ".experts."
+"""Part of the names of tensors of which a token passes some: `shared_expert` and the like have other names."""
+_NUM_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_NUM_CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk")
+"""How many of them one token passes."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,29 @@ def shape_numbers(config: Mapping[str, object]) -> dict[str, int]:
     """
     numbers = {name: config_number(config, *keys) for name, keys in _CONFIG_KEYS.items()}
     return numbers | {"intermediate_size": numbers["intermediate_size"] or 4 * numbers["hidden_size"]}
+
+
+def active_parameters(config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the parameters that one token passes in a mixture of experts: of the experts, as many as are chosen.
+
+    Args:
+        config: of the model.
+        shapes: of all its tensors, by their names; experts that every token passes are not named `experts`.
+
+    Returns:
+        None where all are passed, or the configuration does not say how many.
+    """
+    share = chosen_share(config)
+    of_experts = sum(math.prod(shape) for name, shape in shapes.items() if EXPERTS in name)
+    if not of_experts or share == 1:
+        return None
+    return sum(math.prod(shape) for shape in shapes.values()) - of_experts + int(of_experts * share)
+
+
+def chosen_share(config: Mapping[str, object]) -> Fraction:
+    """Return the share of the experts that one token passes; 1 where there are none, or their number is unknown."""
+    experts, chosen = config_number(config, *_NUM_EXPERTS), config_number(config, *_NUM_CHOSEN)
+    return Fraction(chosen, experts) if 0 < chosen < experts else Fraction(1)
 
 
 def read_safetensors_header(path: Path) -> SafetensorsHeader:

@@ -161,6 +161,13 @@ class ModelFacts(Contract):
     """Whether an MLP has three matrices (gate, up, down) or two."""
     linear_dimensions: Count | None = None
     """Inputs and outputs summed over all linear layers but the head: what a LoRA of rank 1 trains. None: unknown."""
+    active_parameters: PositiveCount | None = None
+    """Parameters that one token passes, of a mixture of experts; None: all of them."""
+
+    @property
+    def parameters_of_a_token(self) -> int:
+        """Return the parameters that one token passes."""
+        return self.active_parameters or self.parameters
 
     @property
     def query_width(self) -> int:

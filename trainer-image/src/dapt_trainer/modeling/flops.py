@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
+
+from dapt_contract.inputs.model_files import EXPERTS, chosen_share
 
 
 def flops_per_token(model: torch.nn.Module) -> float:
     """Return the FLOPs of one training token: 2 N forward, 2 N back through the activations, 2 for each trained weight.
 
-    So 6 N when all are trained (Kaplan et al. 2020, section 2.1), and about 4 N for LoRA. Attention over long sequences
-    and activations that are computed twice are left out, as in the published figures of model FLOPs utilization.
+    So 6 N when all are trained (Kaplan et al. 2020, section 2.1), and about 4 N for LoRA; of experts those that a token
+    passes. Attention over long sequences and activations that are computed twice are left out, as in the published
+    figures of model FLOPs utilization.
     """
-    counts = [(num_weights(weight), weight.requires_grad) for weight in model.parameters()]
+    config = getattr(model, "config", None)
+    share = float(chosen_share(config.to_dict())) if isinstance(config, PretrainedConfig) else 1.0
+    counts = [
+        (num_weights(weight) * (share if EXPERTS in name else 1.0), weight.requires_grad)
+        for name, weight in model.named_parameters()
+    ]
     return 4.0 * sum(count for count, _ in counts) + 2.0 * sum(
         count for count, is_trained in counts if is_trained
     )

@@ -24,7 +24,12 @@ from dapt_operator.cli.inputs.local_inputs import (
 )
 from dapt_operator.cli.inputs.machine import built_in_profile
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request
-from dapt_operator.cli.inputs.model_shape import local_model, parameters_in_name, typical_model
+from dapt_operator.cli.inputs.model_shape import (
+    active_in_name,
+    local_model,
+    parameters_in_name,
+    typical_model,
+)
 from dapt_operator.cli.inputs.record_counts import tuning_size
 from dapt_operator.cli.inputs.source_sizes import BYTES_PER_TOKEN, source_size
 from dapt_operator.number_format import count, duration, plural
@@ -123,7 +128,10 @@ def _model(adaptation: DomainAdaptation, parameters: float | None) -> tuple[Mode
         return typical_model(parameters), f"{count(parameters)} parameters as given, in a typical shape"
     from_name = parameters_in_name(address)
     if from_name is not None:
-        return typical_model(from_name), f"{count(from_name)} parameters by its name, in a typical shape"
+        active = active_in_name(address)
+        passed = f", {count(active)} of them for each token" if active is not None else ""
+        text = f"{count(from_name)} parameters by its name{passed}, in a typical shape"
+        return typical_model(from_name, active), text
     return None, "its size is not in its name: give --parameters (for example 8e9) for memory and hours"
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from dapt_contract.inputs.gguf_header import GgufError, read_gguf_header
 from dapt_contract.inputs.json_files import BadJsonError, read_json_object
-from dapt_contract.inputs.model_files import read_safetensors_header, shape_numbers
+from dapt_contract.inputs.model_files import active_parameters, read_safetensors_header, shape_numbers
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.cli.errors import UserError
@@ -70,7 +70,10 @@ def _from_folder(folder: Path) -> ModelFacts:
     numbers = shape_numbers(config)
     if not numbers["max_positions"]:
         numbers["max_positions"] = _NO_LIMIT_TOKENS
+    shapes: dict[str, tuple[int, ...]] = {}
     weights = sorted(folder.glob("*.safetensors"))
+    for file in weights:
+        shapes |= _stored_shapes(file)
     tied = bool(config.get("tie_word_embeddings", False))
     named = config.get("architectures")
     return _checked_facts(
@@ -78,7 +81,8 @@ def _from_folder(folder: Path) -> ModelFacts:
         architecture=str(
             named[0] if isinstance(named, list) and named else config.get("model_type", "unknown")
         ),
-        parameters=sum(map(_stored_parameters, weights)) or _parameters(numbers, tied),
+        parameters=sum(math.prod(shape) for shape in shapes.values()) or _parameters(numbers, tied),
+        active_parameters=active_parameters(config, shapes),
         tied_embeddings=tied,
         has_chat_template=(folder / "chat_template.jinja").exists() or _template_in_tokenizer(folder),
         revision="",
@@ -97,10 +101,10 @@ def _parameters(numbers: dict[str, int], tied: bool) -> int:
     return round(numbers["layers"] * (attention + feed_forward) + embeddings)
 
 
-def _stored_parameters(path: Path) -> int:
-    """Return the number of elements of all tensors of a safetensors file."""
+def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors of a safetensors file by their names."""
     try:
-        return read_safetensors_header(path).parameters
+        return read_safetensors_header(path).shapes
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a safetensors file ({error}); download the model again") from None
 
@@ -175,16 +179,21 @@ _SHAPES = (
     (70.6e9, 8192, 80, 64, 8, 28_672, 128_256, False),
 )
 _POSITIONS = 131_072
+_ACTIVE_IN_NAME = re.compile(r"(?<![A-Za-z0-9])[Aa](\d+(?:\.\d+)?)[Bb](?![A-Za-z0-9])")
 _IN_NAME = re.compile(r"(?<![\dA-Za-z.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])")
 
 
-def typical_model(parameters: float) -> ModelFacts:
-    """Return the facts of a decoder with this many parameters, in the shape of the nearest published one."""
+def typical_model(parameters: float, active: float | None = None) -> ModelFacts:
+    """Return the facts of a decoder with this many parameters, in the shape of the nearest published one.
+
+    active: parameters that one token passes, of a mixture of experts.
+    """
     shape = min(_SHAPES, key=lambda published: abs(math.log(published[0] / parameters)))
     _, hidden, layers, heads, key_value_heads, intermediate, vocabulary, tied = shape
     return ModelFacts(
         architecture=ASSUMED_ARCHITECTURE,
         parameters=round(parameters),
+        active_parameters=round(active) if active is not None and active < parameters else None,
         hidden_size=hidden,
         layers=layers,
         vocabulary_size=vocabulary,
@@ -208,3 +217,10 @@ def parameters_in_name(address: str) -> float | None:
         return None
     number, unit = sizes[-1]
     return float(number) * (1e9 if unit in "Bb" else 1e6)
+
+
+def active_in_name(address: str) -> float | None:
+    """Return 3e9 for `hf://Qwen/Qwen3-30B-A3B-Base`: what one token passes of a mixture of experts; None without it."""
+    path = re.sub(r"^[a-z]+://", "", address).split("@")[0]
+    found = _ACTIVE_IN_NAME.findall(path.replace("_", "-"))
+    return float(found[-1]) * 1e9 if found else None

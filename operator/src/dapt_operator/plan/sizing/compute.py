@@ -70,15 +70,19 @@ def accelerator_rate(
     if profile.accelerator.kind == "cpu":  # the published shares are of GPUs
         return ComputeRate(peak * MEASURING_MFU, peak * MEASURING_MFU, measuring, measuring)
     used = utilization(model, sequence_length_tokens)
-    training = f"{peak_tflops:g} TFLOP/s x {used.fraction:.1%} of the peak, {used.source}"
+    dense = ", a dense model: a mixture of experts reaches less" if model.active_parameters else ""
+    training = f"{peak_tflops:g} TFLOP/s x {used.fraction:.1%} of the peak, {used.source}{dense}"
     return ComputeRate(peak * used.fraction, peak * MEASURING_MFU, training, measuring)
 
 
 def training_flops(model: ModelFacts, tokens: float, *, recompute: bool) -> float:
-    """Return 6 N D (Kaplan et al. 2020, section 2.1), times 4/3 when activations are recomputed."""
-    return 6.0 * model.parameters * tokens * (RECOMPUTE if recompute else 1.0)
+    """Return 6 N D (Kaplan et al. 2020, section 2.1), times 4/3 when activations are recomputed.
+
+    Of a mixture of experts N counts what one token passes.
+    """
+    return 6.0 * model.parameters_of_a_token * tokens * (RECOMPUTE if recompute else 1.0)
 
 
 def measuring_flops(model: ModelFacts, tokens: float) -> float:
     """Return 2 N D: forward passes alone."""
-    return 2.0 * model.parameters * tokens
+    return 2.0 * model.parameters_of_a_token * tokens

@@ -123,7 +123,7 @@ class _Hours:
         flops = training_flops(self.model, tokens, recompute=recompute)
         flops += measuring_flops(self.model, reference_tokens)
         hours = flops / self.rate.training_flops_per_second / 3600.0
-        parameters = count(self.model.parameters)
+        parameters = self._parameters()
         recomputed = " x 4/3 (recomputed activations)" if recompute else ""
         reference = (
             f" + 2 x {parameters} parameters x {count(reference_tokens)} tokens (the reference)"
@@ -139,12 +139,16 @@ class _Hours:
             ranks,
         )
 
+    def _parameters(self) -> str:
+        passed = count(self.model.parameters_of_a_token)
+        return passed if self.model.active_parameters is None else f"{passed} active"
+
     def measuring(self, tokens: float, what: str) -> StageHours:
         flops = measuring_flops(self.model, tokens)
         hours = flops / self.rate.measuring_flops_per_second / 3600.0
         return StageHours(
             "measure",
             hours,
-            f"measure: 2 x {count(self.model.parameters)} parameters x {count(tokens)} tokens ({what})"
+            f"measure: 2 x {self._parameters()} parameters x {count(tokens)} tokens ({what})"
             f" = {flops:.3g} FLOP; / ({self.rate.measuring_text}) = {hours:.3g} accelerator-hours",
         )

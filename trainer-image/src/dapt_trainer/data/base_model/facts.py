@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dapt_contract.base import JsonObject
-from dapt_contract.inputs.model_files import config_number, shape_numbers
+from dapt_contract.inputs.model_files import active_parameters, config_number, shape_numbers
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_trainer.data.base_model.fetch import check_no_remote_code
 from dapt_trainer.data.base_model.files import FIELD, read_json
@@ -129,6 +129,7 @@ def read_model_facts(
         head_size=config_number(config, "head_dim") or (numbers["hidden_size"] // heads if heads else None),
         gated_mlp=any("gate" in name or ".w3." in name for name in linear),
         linear_dimensions=sum(sum(shape) for shape in linear.values()) or None,
+        active_parameters=active_parameters(config, shapes),
         **numbers,
     )
 
