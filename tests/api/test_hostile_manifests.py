@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from dapt_operator.api.schema import crd
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import YamlDocument
 from support.hostile_manifests import HARMLESS, HOSTILE, MANIFEST, with_value
@@ -32,6 +34,12 @@ def test_a_hostile_manifest_is_refused_by_the_schema_and_by_lint(place: str, val
     by_schema, by_lint = refusals(manifest), lint(manifest)
     assert any(text.startswith(f".{field}") for text in by_schema), by_schema
     assert any(name.startswith(field) for name in by_lint), by_lint
+
+
+def test_no_pattern_has_a_class_that_go_and_python_read_differently() -> None:
+    definitions = "".join(crd.render().values())
+    assert "pattern: ^" in definitions
+    assert re.findall(r"\\[dDwWsSbB]", definitions) == []
 
 
 @pytest.mark.parametrize(("place", "value"), HARMLESS, ids=lambda value: ascii(value)[:60])

@@ -118,6 +118,13 @@ def test_anchors_that_grow_without_bound_are_refused() -> None:
         load("\n".join(lines))
 
 
+def test_documents_are_counted_and_share_the_bound_of_values() -> None:
+    with pytest.raises(ManifestError, match=r"m.yaml:201:1: more than 200 documents; split the file"):
+        load("--- a\n" * 300, "m.yaml")
+    with pytest.raises(ManifestError, match="too deep or too large"):
+        load(("---\na: [" + "1," * 4_000 + "]\n") * 3)
+
+
 def test_thousands_of_brackets_are_refused() -> None:
     with pytest.raises(ManifestError, match=r"not valid YAML|too deep"):
         load("[" * 5000)
@@ -153,6 +160,8 @@ ODD_TEXTS = {
     "a key of itself": "? &a [*a]\n: 1",
     "a null character": SPEC + '{model: {source: "s3://a\\0b"}}',
     "half a character": SPEC + '{model: {source: "s3://a\\ud800b"}}',
+    "many documents": "--- a\n" * 150_000,
+    "many large documents": "---\n" + f"- {'[],' * 9_000}\n---\n" * 30,
     "600 wrong items": SPEC + "{credentials: [" + "{secretName: X, use: y}," * 600 + "]}",
 }
 

@@ -21,6 +21,8 @@ Path = tuple[str | int, ...]
 MAX_BYTES: Final = 1024 * 1024
 MAX_VALUES: Final = 10_000
 """Twenty times what the largest manifest with a pod template has; each is checked several times."""
+MAX_DOCUMENTS: Final = 200
+"""Of a file; each is checked on its own, and has problems of its own."""
 MAX_DEPTH: Final = 50
 MAX_BRACKETS: Final = 1000
 """Open brackets at one place, counted in texts too. The parser takes seconds until it fails on more."""
@@ -79,10 +81,16 @@ def load(text: str, filename: str = "<text>") -> list[YamlDocument]:
             f"{filename}: not valid YAML: more than {MAX_BRACKETS} open brackets; close them, or simplify the file"
         )
     documents: list[YamlDocument] = []
+    num_values = 0
     try:
         for node in _nodes(text):
-            reader = _Reader(filename)
+            reader = _Reader(filename, num_values)
             data = reader.read(node, (), 0)
+            num_values = reader.num_values
+            if len(documents) == MAX_DOCUMENTS:
+                raise ManifestError(
+                    f"{filename}:{node.start_mark.line + 1}:1: more than {MAX_DOCUMENTS} documents; split the file"
+                )
             if data is not None:
                 documents.append(YamlDocument(data, reader.lines, filename, node.start_mark.line + 1))
     except MarkedYAMLError as error:
@@ -129,15 +137,16 @@ def _nodes(text: str) -> Iterator[Node]:
 class _Reader:
     """Turns one document's nodes into plain data and records the line of each field."""
 
-    def __init__(self, filename: str) -> None:
+    def __init__(self, filename: str, num_values: int) -> None:
         self.filename = filename
         self.lines: dict[Path, int] = {}
-        self._num_values = 0
+        self.num_values = num_values
+        """Values that were read so far, also of the documents before this one."""
 
     def read(self, node: Node, path: Path, depth: int) -> Any:
         # Counted while reading, since anchors let a few lines stand for billions of values.
-        self._num_values += 1
-        if depth > MAX_DEPTH or self._num_values > MAX_VALUES:
+        self.num_values += 1
+        if depth > MAX_DEPTH or self.num_values > MAX_VALUES:
             raise self._error(
                 node, "too deep or too large (anchors count each time); write it without anchors"
             )

@@ -40,9 +40,10 @@ _BUCKET_ITSELF: Final = "is the bucket itself, which holds what others have writ
 _ADAPTATION: Final = "write adaptation://NAME, the name of an adaptation in this namespace"
 
 # '.', and characters that are shown as dots or become dots when a text is normalized. The second class are two or more.
-_DOTS: Final = ".\\u2024\\u2025\\u2026\\ufe52\\uff0e\\u3002\\uff61"
-_SLASHES: Final = "/\\u2044\\u2215\\u29f8\\uff0f\\u005c\\u005c"
-_UP: Final = f"([{_DOTS}]{{2,}}|[\\u2025\\u2026])"
+_DOTS: Final = ".\\u2024-\\u2026\\ufe12\\ufe19\\ufe30\\ufe52\\uff0e\\u3002\\uff61"
+_MANY_DOTS: Final = "\\u2025\\u2026\\ufe19\\ufe30"
+_SLASHES: Final = "/\\u2044\\u2215\\u2216\\u29f5\\u29f8\\u29f9\\ufe68\\uff0f\\uff3c\\u005c\\u005c"
+_UP: Final = f"([{_DOTS}]{{2,}}|[{_MANY_DOTS}])"
 _CLAIM: Final = "[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 _WORD: Final = "[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _TRAVERSAL: Final = f"://(.*[{_SLASHES}])?{_UP}([{_SLASHES}]|$)"

@@ -19,13 +19,16 @@ from dapt_contract.untrusted.printable import INVISIBLE, JOINERS, SELECTORS, cha
 
 _JOINER: Final = character_class(JOINERS)
 _SELECTOR: Final = character_class(SELECTORS)
+_WIDE_SPACE: Final = "\\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000"
 _HIDDEN: Final = (
     f"[\\u0009-\\u000a\\u2028-\\u2029{character_class(INVISIBLE)}]"
     f"|[{_JOINER}][{_JOINER}{_SELECTOR}]|[{_SELECTOR}][{_SELECTOR}]"
+    f"|^[{_WIDE_SPACE}]|[{_WIDE_SPACE}]$"
 )
 """What no name has: a terminal obeys it, or shows a text as another one. As escapes of CEL and Python.
 
-Tabs, line breaks, and what `printable` takes out: a name that has it would be shown as the name without it."""
+Tabs, line breaks, spaces at an end that are not the usual one, and what `printable` takes out: a name that has it would
+be shown as the name without it."""
 
 
 @dataclass(frozen=True)
