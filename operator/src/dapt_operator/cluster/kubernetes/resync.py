@@ -72,6 +72,8 @@ class _List:
     error: str = ""
     is_unreachable: bool = False
     num_failures: int = 0
+    read_at: float | None = None
+    """Unix time of the beginning of the last list that was read."""
 
     @property
     def query(self) -> Query:
@@ -179,6 +181,12 @@ class Resync:
             if item.error
         )
 
+    @property
+    def oldest_list(self) -> float | None:
+        """Unix time at which the list was begun that is the oldest of all; None until each was read once."""
+        times = [item.read_at for item in self._lists if not item.is_absent]
+        return None if None in times else min((begun for begun in times if begun is not None), default=None)
+
     def _postpone(self, until: float) -> None:
         with self._lock:
             for item in self._lists:
@@ -190,7 +198,7 @@ class Resync:
         with self._lock:
             # Before the request: whatever asks for the list from now on wants another one.
             item.due, is_fresh, item.is_fresh = float("inf"), item.is_fresh, False
-        is_absent = False
+        is_absent, begun = False, time.time()
         changed: set[Key] = set()
         try:
             changed = self._changes(item, is_fresh)
@@ -201,7 +209,7 @@ class Resync:
             if not is_absent:
                 raise
         item.is_listed, item.is_absent = item.is_listed or not is_absent, is_absent
-        item.error, item.num_failures = "", 0
+        item.error, item.num_failures, item.read_at = "", 0, begun
         return changed
 
     def _note_failure(self, item: _List, error: Exception, interval_seconds: float) -> None:
