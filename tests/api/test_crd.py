@@ -39,6 +39,8 @@ SCHEMA_KEYS = {
     "properties",
     "required",
     "type",
+    "anyOf",
+    "x-kubernetes-int-or-string",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
     "x-kubernetes-preserve-unknown-fields",
@@ -93,6 +95,12 @@ def test_reference_pages_are_current(name: str) -> None:
 @pytest.mark.parametrize(("path", "node"), NODES)
 def test_every_schema_node_is_structural_and_bounded(path: str, node: dict[str, Any]) -> None:
     assert set(node) <= SCHEMA_KEYS
+    if node.get("x-kubernetes-int-or-string"):
+        assert "type" not in node  # the one kind of node that may have none
+        assert node["anyOf"] == [{"type": "integer"}, {"type": "string"}]
+        assert {"minimum", "maxLength", "pattern"} <= set(node)
+        return
+    assert "anyOf" not in node
     assert node["type"] in ("object", "array", "string", "integer", "number", "boolean")
     assert not ("properties" in node and "additionalProperties" in node)
     assert set(node.get("required", ())) <= set(node.get("properties", {}))

@@ -271,3 +271,14 @@ def test_a_description_is_the_docstring_under_the_field_of_the_class_or_of_its_p
         name: field.get("description") for name, field in Child.model_json_schema()["properties"].items()
     }
     assert described == {"inherited": "Of the parent,\nin two lines.", "changed": "After.", "silent": None}
+
+
+@pytest.mark.parametrize(("written", "read"), [(8, "8"), ("8", "8"), ("500m", "500m")])
+def test_cpus_are_taken_as_a_whole_number_or_a_quantity(written: object, read: str) -> None:
+    assert Resources.model_validate({"cpu": written}).cpu == read
+
+
+@pytest.mark.parametrize("written", [True, -8, 0.5, "8 cores"])
+def test_cpus_of_another_form_are_refused(written: object) -> None:
+    with pytest.raises(ValidationError):
+        Resources.model_validate({"cpu": written})

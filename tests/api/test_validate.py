@@ -147,9 +147,9 @@ INVALID = {
         f"spec.suspend (line 9): 'yes' is not accepted; write true or false{OUT} for false",
     ),
     "a number where a quantity is wanted": (
-        "  resources: {cpu: 32}",
-        "spec.resources.cpu (line 8): 32 is not accepted; write a Kubernetes quantity in quotes, such as '8', '500m'"
-        f" or '64Gi'{OUT}; write it in quotes: '32'",
+        "  resources: {cpu: 1.5}",
+        "spec.resources.cpu (line 8): 1.5 is not accepted; write a whole number, or a Kubernetes quantity in quotes,"
+        f" such as '500m' or '0.5'{OUT}; write it in quotes: '1.5'",
     ),
     "a number for a block": (
         "  gates: 5",

@@ -128,7 +128,7 @@ HINTS = {
     "resources: {memory: 64GB}": "write 64G",
     "resources: {memory: 64 GiB}": "write 64Gi",
     "resources: {memory: 64}": "for 64 GiB write '64Gi'",
-    "resources: {cpu: 8}": "write it in quotes: '8'",
+    "resources: {cpu: 0.5}": "write it in quotes: '0.5'",
     "resources: {cpu: 500 m}": "write 500m",
     "resources: {cpu: 8 cores}": "write 8",
     "model: {source: gpt2}": "write file://gpt2 for a path from the manifest's folder, or hf://ORG/gpt2",

@@ -61,7 +61,11 @@ WRONG: list[tuple[str, str, Any, str, str]] = [
     # types
     (DA, "spec.suspend", "yes", "spec.suspend", "must be of type boolean"),
     (DA, "spec.seed", 1.5, "spec.seed", "must be of type integer"),
-    (DA, "spec.resources.cpu", 8, "spec.resources.cpu", "must be of type string"),
+    (DA, "spec.resources.memory", 64, "spec.resources.memory", "must be of type string"),
+    (DA, "spec.resources.cpu", 1.5, "spec.resources.cpu", "must be of type integer,string"),
+    (DA, "spec.resources.cpu", -8, "spec.resources.cpu", "greater than or equal to 0"),
+    (DA, "spec.resources.cpu", "8 cores", "spec.resources.cpu", "should match"),
+    (DA, "spec.resources.cpu", 2**60, "spec.resources.cpu", "more CPUs than any node has"),
     (DA, "spec.corpus.domain", "s3://a/b", "spec.corpus.domain", "must be of type array"),
     (DA, "spec.pretraining.optimizer.learningRate", "2e-5", "spec.pretraining.optimizer.learningRate", "number"),
     # ranges

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,14 +15,23 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel
 
 from dapt_contract.pod.failure import Cause
+from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
+from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.api.v1alpha1 import status
 from dapt_operator.api.v1alpha1.stored.ledger import ClosedRuns, Ledger
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.cluster.kubernetes import Store, Summary
 from dapt_operator.cluster.kubernetes.resync import FailedList
 from dapt_operator.runtime import metrics, metrics_reference, metrics_status
-from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES, OperatorCollector
+from dapt_operator.runtime.metrics_series import SERIES, AdaptationSeries, Value
+from dapt_operator.runtime.operator_metrics import (
+    OPERATOR_GAUGES,
+    PROCESS_GAUGES,
+    OperatorCollector,
+    ProcessCollector,
+    ProcessState,
+)
 from dapt_operator.stage_run import Manifest
 from dapt_operator.testing.objects import Ends, Stays
 from dapt_trainer.pod.progress import METRICS
@@ -131,12 +140,12 @@ def test_page_is_the_one_that_the_client_library_writes() -> None:
     assert metrics.exposition([metrics.summarize(resource)]) == generate_latest(registry)
 
 
-def library_collector(values: list[list[metrics.Value]]) -> Any:
+def library_collector(values: list[list[Value]]) -> Any:
     """The same values of the adaptation health/clinical as families of the client library."""
 
     class Families:
         def collect(self) -> Iterator[Any]:
-            for series, series_values in zip(metrics.SERIES, values, strict=True):
+            for series, series_values in zip(SERIES, values, strict=True):
                 kind = GaugeMetricFamily if series.kind == "gauge" else CounterMetricFamily
                 names = [*metrics.LABELS, series.label] if series.label else list(metrics.LABELS)
                 family = kind(series.name, series.help, labels=names)
@@ -155,8 +164,8 @@ def test_values_are_those_of_the_whole_status() -> None:
     stored_status = status.DomainAdaptationStatus.model_validate(resource["status"])
     selected = stored_status.selected
     shown = next(item for item in stored_status.candidates if selected and item.id == selected.id)
-    whole: Any = SimpleNamespace(status=stored_status, shown=shown, ledger=stored_status.ledger)
-    assert metrics.read(resource) == [list(series.read(whole)) for series in metrics.SERIES]
+    whole: Any = AdaptationSeries(cast(Any, stored_status), cast(Any, shown))
+    assert metrics.read(resource) == [list(series.read(whole)) for series in SERIES]
 
 
 @pytest.mark.parametrize(
@@ -270,13 +279,84 @@ def test_list_that_fails_is_exported() -> None:
     assert scrape_all(failed=[failed])['dapt_list_failing{kind="Pod",namespace="finance"}'] == 1.0
 
 
+def training_world() -> World:
+    """A world whose pretraining is about to start, on accelerators at a price."""
+    world = World(offered={"accelerator": {"pricePerHour": 2.0}})
+    world.live_until("pretrain")
+    world.settle()
+    return world
+
+
+def progress_script(stage: StageFile) -> Ends | Stays:
+    reading = Progress(run_key=stage.run.key, stage="pretrain", fraction=0.25, step=10, eta_seconds=60.0)
+    return Stays(progress=reading) if stage.kind == "pretrain" else Stays()
+
+
+def test_a_run_that_waits_says_since_when() -> None:
+    world = training_world()
+    found = scrape(stored(world))
+    (record,) = (run for run in stored(world)["status"]["ledger"]["runs"] if run["stage"] == "pretrain")
+    created = datetime.fromisoformat(record["created"]).timestamp()
+    assert found[f"dapt_waiting_since_timestamp_seconds{{{OF}}}"] == created
+    assert found[f'dapt_phase{{{OF},phase="Pretraining"}}'] == 1.0
+    assert found[f'dapt_reason{{{OF},reason="StageStarting"}}'] == 1.0
+    assert f"dapt_progress_timestamp_seconds{{{OF}}}" not in found
+
+
+def test_a_run_that_trains_says_what_is_left_and_what_it_holds_and_costs() -> None:
+    world = training_world()
+    world.cluster.run_pods(world.key, progress_script)
+    world.settle()
+    world.cluster.advance(1800.0)
+    reading = Progress(
+        run_key=world.runs[-1].run.key, stage="pretrain", fraction=0.5, step=20, eta_seconds=30.0
+    )
+    world.cluster.run_pods(world.key, lambda _: Stays(progress=reading))
+    world.settle()
+    resource = stored(world)
+    found = scrape(resource)
+    assert found[f"dapt_eta_seconds{{{OF}}}"] == 30.0
+    assert found[f'dapt_running_accelerators{{{OF},stage="pretrain"}}'] == 2.0
+    assert found[f'dapt_running_gpu_seconds{{{OF},stage="pretrain"}}'] >= 3600.0
+    progress_time = datetime.fromisoformat(resource["status"]["ledger"]["progressTime"]).timestamp()
+    assert found[f"dapt_progress_timestamp_seconds{{{OF}}}"] == progress_time
+    usage = resource["status"]["usage"]
+    assert found[f"dapt_cost{{{OF}}}"] == usage["cost"] == pytest.approx(usage["gpuHours"] * 2, abs=0.01)
+    assert usage["cost"] > 1.0
+    assert f"dapt_waiting_since_timestamp_seconds{{{OF}}}" not in found
+
+    world.edit(suspend=True)
+    world.live()
+    found = scrape(stored(world))
+    assert f"dapt_progress_timestamp_seconds{{{OF}}}" not in found
+    assert found[f'dapt_reason{{{OF},reason="SuspendedByUser"}}'] == 1.0
+
+
+def test_the_process_says_whether_it_acts() -> None:
+    def page(*, acting: bool, last_list: float | None) -> dict[str, float]:
+        registry = CollectorRegistry()
+        registry.register(ProcessCollector(ProcessState(lambda: acting, lambda: 3, lambda: last_list)))
+        return samples(generate_latest(registry))
+
+    build = f'dapt_build_info{{version="{PRODUCT_VERSION}"}}'
+    assert page(acting=False, last_list=None) == {
+        build: 1.0,
+        "dapt_operator_acting": 0.0,
+        "dapt_work_queue_depth": 3.0,
+    }
+    assert page(acting=True, last_list=1.7e9).items() >= {
+        ("dapt_operator_acting", 1.0),
+        ("dapt_last_list_timestamp_seconds", 1.7e9),
+    }
+
+
 def test_names_follow_the_conventions_and_each_series_has_one_exporter() -> None:
-    names = [series.name for series in metrics.SERIES]
+    names = [series.name for series in SERIES]
     names += [metrics.RECONCILE_DURATION[0], metrics.RECONCILE_ERRORS[0]]
-    names += [name for name, _, _ in OPERATOR_GAUGES]
+    names += [name for name, _, _ in (*OPERATOR_GAUGES, *PROCESS_GAUGES)]
     names += [f"dapt_trainer_{name}" for name in METRICS]
     assert len(set(names)) == len(names)
-    for series in metrics.SERIES:
+    for series in SERIES:
         assert series.name.endswith("_total") is (series.kind == "counter")
         assert series.help.endswith(".")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import celpy
 
+from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.schema import crd
 
 _TYPES: dict[str, Any] = {
@@ -20,6 +21,7 @@ _TYPES: dict[str, Any] = {
     "boolean": bool,
     "integer": int,
     "number": (int, float),
+    "int-or-string": (int, str),
 }
 _OF_A_STORED_OBJECT = re.compile(r"^oldSelf\.hasValue\(\) \|\| | \|\| \(oldSelf\.hasValue\(\) && .*\)$")
 
@@ -52,7 +54,7 @@ def _fill(value: Any, schema: dict[str, Any]) -> None:
 
 
 def _refusals(value: Any, schema: dict[str, Any], path: str) -> Iterator[str]:
-    kind = schema.get("type", "object")
+    kind = "int-or-string" if schema.get("x-kubernetes-int-or-string") else schema.get("type", "object")
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
         yield f"{path}: must be of type {kind}"
         return
@@ -104,6 +106,15 @@ def _bounds(value: Any, schema: dict[str, Any]) -> Iterator[str]:
             yield "too large"
 
 
+_QUANTITIES: dict[str, Any] = {
+    "isQuantity": lambda text: celpy.celtypes.BoolType(is_quantity(str(text))),
+    "quantity": lambda text: celpy.celtypes.DoubleType(parse_quantity(str(text))),
+    "isGreaterThan": lambda amount, other: celpy.celtypes.BoolType(amount > other),
+    "isLessThan": lambda amount, other: celpy.celtypes.BoolType(amount < other),
+}
+"""Functions of Kubernetes that CEL itself has not."""
+
+
 @cache
 def _holds(rule: str, value: str) -> bool:
     return bool(_program(rule).evaluate({"self": celpy.json_to_cel(json.loads(value))}))
@@ -112,4 +123,4 @@ def _holds(rule: str, value: str) -> bool:
 @cache
 def _program(rule: str) -> Any:
     environment = celpy.Environment()
-    return environment.program(environment.compile(rule))
+    return environment.program(environment.compile(rule), functions=_QUANTITIES)

@@ -12,12 +12,20 @@ ABSENT = object()
 """Stands for a field that is removed."""
 
 
+WHOLE_OR_TEXT = "int-or-string"
+
+
+def kind_of(node: Mapping[str, Any]) -> str:
+    """The type of a schema's value; the one kind of node without a type takes whole numbers and texts."""
+    return WHOLE_OR_TEXT if node.get("x-kubernetes-int-or-string") else str(node["type"])
+
+
 def leaves(node: Mapping[str, Any], place: Place = ()) -> Iterator[tuple[Place, Mapping[str, Any]]]:
     """Every field of a schema that has no fields of its own; of lists the first item, and the list itself."""
-    if node["type"] == "object" and "properties" in node:
+    if kind_of(node) == "object" and "properties" in node:
         for name, child in node["properties"].items():
             yield from leaves(child, (*place, name))
-    elif node["type"] == "array":
+    elif kind_of(node) == "array":
         yield place, node
         yield from leaves(node["items"], (*place, 0))
     else:
@@ -26,7 +34,7 @@ def leaves(node: Mapping[str, Any], place: Place = ()) -> Iterator[tuple[Place, 
 
 def values_of(node: Mapping[str, Any], current: Any) -> list[Any]:
     """At least six values for a leaf, valid and not, besides the one that it has."""
-    kind = node["type"]
+    kind = kind_of(node)
     if "enum" in node:
         found = [*node["enum"], "Nonsense", "", 7, True, ABSENT, [], None]
     elif kind in ("integer", "number"):
@@ -39,6 +47,8 @@ def values_of(node: Mapping[str, Any], current: Any) -> list[Any]:
     elif kind == "array":
         item = current[0] if current else {}
         found = [[], [item], [item, item], [item] * (node["maxItems"] + 1), {}, "text", ABSENT]
+    elif kind == WHOLE_OR_TEXT:
+        found = [8, 0, -1, 0.5, "0.5", "500m", "many", "8 cores", True, [], ABSENT]
     elif kind == "string":
         text = current if isinstance(current, str) else "a"
         longest = "a" * (node.get("maxLength", 253) + 1)
@@ -52,7 +62,7 @@ def values_of(node: Mapping[str, Any], current: Any) -> list[Any]:
 
 def refusal(node: Mapping[str, Any], value: Any, place: str = "spec") -> str:
     """Why the API server's structural schema refuses a value; empty when it accepts it."""
-    kind = node["type"]
+    kind = kind_of(node)
     types: dict[str, tuple[type, ...]] = {
         "object": (Mapping,),
         "array": (list,),
@@ -60,6 +70,7 @@ def refusal(node: Mapping[str, Any], value: Any, place: str = "spec") -> str:
         "integer": (int,),
         "number": (int, float),
         "boolean": (bool,),
+        WHOLE_OR_TEXT: (int, str),
     }
     is_of_type = isinstance(value, types[kind])
     is_boolean = isinstance(value, bool)
@@ -67,7 +78,7 @@ def refusal(node: Mapping[str, Any], value: Any, place: str = "spec") -> str:
         return f"{place} must be of type {kind}"
     if "enum" in node and value not in node["enum"]:
         return f"{place} is not one of {', '.join(map(str, node['enum']))}"
-    if kind in ("integer", "number"):
+    if kind in ("integer", "number") or (kind == WHOLE_OR_TEXT and isinstance(value, int)):
         is_low = (
             value <= node["minimum"] if node.get("exclusiveMinimum") else value < node.get("minimum", value)
         )
@@ -75,7 +86,7 @@ def refusal(node: Mapping[str, Any], value: Any, place: str = "spec") -> str:
             value >= node["maximum"] if node.get("exclusiveMaximum") else value > node.get("maximum", value)
         )
         return f"{place} is out of range" if is_low or is_high else ""
-    if kind == "string":
+    if kind in ("string", WHOLE_OR_TEXT):
         is_long = not node.get("minLength", 0) <= len(value) <= node.get("maxLength", len(value))
         is_other = "pattern" in node and re.search(node["pattern"], value) is None
         return f"{place} does not fit" if is_long or is_other else ""

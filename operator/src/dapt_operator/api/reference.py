@@ -115,11 +115,11 @@ def _tables(node: dict[str, Any], path: str) -> Iterator[str]:
 def _accepts(node: dict[str, Any]) -> str:
     if node.get("x-kubernetes-preserve-unknown-fields"):
         return "a block that Kubernetes defines"
-    if node["type"] == "object":
+    if node.get("type") == "object":
         return "a block by name" if "additionalProperties" in node else "a block"
-    if node["type"] == "array":
+    if node.get("type") == "array":
         items = node["items"]
-        each = "" if items["type"] == "object" else f"; each {_accepts(items)}"
+        each = "" if items.get("type") == "object" else f"; each {_accepts(items)}"
         return _cell(f"{accepted_text(node)}{each}")
     return _cell(accepted_text(node))
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from dapt_operator.runtime.metrics import RECONCILE_DURATION, RECONCILE_ERRORS, SERIES
-from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES
+from dapt_operator.runtime.metrics import RECONCILE_DURATION, RECONCILE_ERRORS
+from dapt_operator.runtime.metrics_series import SERIES
+from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES, PROCESS_GAUGES
 
 PAGE: Final = "metrics.md"
 
@@ -20,12 +21,15 @@ def page(trainer: Mapping[str, tuple[str, str]]) -> str:
     process = (
         (RECONCILE_DURATION[0], "histogram", "", RECONCILE_DURATION[1]),
         (RECONCILE_ERRORS[0], "counter", "", RECONCILE_ERRORS[1]),
-        *((name, "gauge", "`, `".join(labels), text) for name, text, labels in OPERATOR_GAUGES),
+        *(
+            (name, "gauge", "`, `".join(labels), text)
+            for name, text, labels in (*PROCESS_GAUGES, *OPERATOR_GAUGES)
+        ),
     )
     ours = [(series.name, series.kind, series.label, series.help) for series in SERIES]
     theirs = [(f"dapt_trainer_{name}", "gauge", "", text) for name, (_, text) in trainer.items()]
     lines = [
-        "<!-- Generated from dapt_operator.runtime.metrics and dapt_trainer.pod.progress. Do not edit. -->",
+        "<!-- Generated from dapt_operator.runtime.metrics_series and dapt_trainer.pod.progress. Do not edit. -->",
         "",
         "# Metrics",
         "",

@@ -31,6 +31,7 @@ class ShownCondition(_Part):
 
     type: str
     status: str
+    reason: str
 
 
 class ShownCandidate(_Part):
@@ -60,12 +61,14 @@ class ShownProgress(_Part):
 
     fraction: Number | None = None
     tokens: Number | None = None
+    eta_seconds: Number | None = None
 
 
 class ShownUsage(_Part):
     """What the adaptation has cost."""
 
     goodput: Number | None = None
+    cost: Number | None = None
 
 
 class ShownPreflight(_Part):
@@ -89,11 +92,14 @@ class ShownRun(_Part):
 
     kind: str
     state: str = "Open"
+    created: Time | None = None
     started: Time | None = None
     completed: Time | None = None
     failures: Mapping[str, Number] = Field(default_factory=dict)
     restarts: Number = 0
     accelerator_seconds: Number = 0.0
+    accelerators: Number | None = None
+    ran_seconds: Number | None = None
 
 
 class ShownClosedRuns(_Part):
@@ -109,11 +115,13 @@ class ShownLedger(_Part):
 
     runs: Annotated[tuple[ShownRun, ...], Field(strict=False, max_length=MAX_RECORDS)] = ()
     closed: ShownClosedRuns | None = None
+    progress_time: Time | None = None
 
 
 class ShownStatus(_Part):
     """The status of an adaptation, as far as a series shows it."""
 
+    phase: str | None = None
     conditions: Annotated[tuple[ShownCondition, ...], Field(strict=False, max_length=16)] = ()
     gates: Annotated[Mapping[str, bool], Field(max_length=16)] | None = None
     task_drop_points: Annotated[Mapping[str, Number], Field(max_length=100)] | None = None

@@ -52,7 +52,7 @@ from dapt_operator.reconcile import reconcile
 from dapt_operator.runtime.control import Control
 from dapt_operator.runtime.http_server import MonitoringServer
 from dapt_operator.runtime.metrics import ReconcileMetrics, exposition, summarize
-from dapt_operator.runtime.operator_metrics import OperatorCollector
+from dapt_operator.runtime.operator_metrics import OperatorCollector, ProcessCollector, ProcessState
 from dapt_operator.runtime.settings import Settings
 from dapt_operator.runtime.watching.store_updater import StoreUpdater
 from dapt_operator.runtime.watching.watches import Watch
@@ -126,6 +126,15 @@ class Operator:
         """What the operator exports about itself; the adaptations' own series are written by `exposition`."""
         self._registry.register(
             OperatorCollector(self._summaries, settings.instance, self._cluster.lists.failures)
+        )
+        self._registry.register(
+            ProcessCollector(
+                ProcessState(
+                    is_acting=self._lease.is_held,
+                    queue_depth=lambda: self._queue.depth,
+                    last_list=lambda: self._cluster.lists.oldest_list,
+                )
+            )
         )
         self._metrics = ReconcileMetrics(self._registry)
         # A SimpleQueue, because its put may be called from a signal handler.

@@ -42,6 +42,7 @@ _KEPT: Final = (
     "minProperties",
     "maxProperties",
     "required",
+    "x-kubernetes-int-or-string",
     "x-kubernetes-list-type",
     "x-kubernetes-map-type",
     "x-kubernetes-list-map-keys",
@@ -94,6 +95,9 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
             result[key] = node[key]
     if "description" in result:
         result["description"] = " ".join(result["description"].split())
+    if node.get("x-kubernetes-int-or-string"):
+        # The one union that a structural schema may have; tools that know JSON Schema alone read it.
+        result["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     if "const" in node:
         result["enum"] = [node["const"]]
     for bound, limit in (("ge", "minimum"), ("le", "maximum")):

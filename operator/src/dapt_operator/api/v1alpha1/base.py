@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from dapt_contract.untrusted.printable import printable_values
 from dapt_operator.api.v1alpha1.texts.field_docstrings import field_docstrings
-from dapt_operator.api.v1alpha1.texts.text_rules import TextRule, TextRules
+from dapt_operator.api.v1alpha1.texts.text_rules import AmountRule, TextRule, TextRules, WholeOrText
 
 API_GROUP = "dapt.dev"
 API_VERSION: Final = "dapt.dev/v1alpha1"
@@ -218,14 +218,32 @@ _NO_NODE_HAS_IT = TextRule(
     "|[0-9]{10,}([.][0-9]+)?(M|Mi)|[0-9]{13,}([.][0-9]+)?(k|Ki)|[0-9]{16,}([.][0-9]+)?m?)$",
     "is a petabyte or more, which no node has; write what a pod needs, such as 64Gi",
 )
-_NO_LIMIT = TextRule(
-    "^0+([.]0+)?[A-Za-z]*$",
+_IS_ZERO: Final = (
     "is zero, which Kubernetes takes for no limit at all; write what a pod needs, such as 64Gi of memory or 8 CPUs, or"
-    " leave the field out",
+    " leave the field out"
 )
+_NO_LIMIT = TextRule("^0+([.]0+)?[A-Za-z]*$", _IS_ZERO)
+_NO_NODE_HAS_SO_MANY = AmountRule(
+    "is more CPUs than any node has; write what a pod needs, such as 8 or 500m", below="1000Ti"
+)
+_NO_LIMIT_OF_CPUS = AmountRule(_IS_ZERO, above="0")
 Quantity = Annotated[
     str, Field(pattern=QUANTITY_PATTERN, max_length=32), TextRules(_NO_NODE_HAS_IT, _NO_LIMIT)
 ]
+
+
+def _whole_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Cpus = Annotated[
+    str,
+    Field(pattern=QUANTITY_PATTERN, max_length=32),
+    BeforeValidator(_whole_as_text),
+    WholeOrText(),
+    TextRules(_NO_NODE_HAS_SO_MANY, _NO_LIMIT_OF_CPUS),
+]
+"""A quantity that is also taken as a whole number: most people write `cpu: 8`."""
 Glob = Annotated[str, Field(min_length=1, max_length=1024)]
 Cleaned = BeforeValidator(printable_values)
 """Cleans a text of a status, which comes from pods, controllers and tenants, of what would steer a terminal. Before the

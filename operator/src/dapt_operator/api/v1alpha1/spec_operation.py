@@ -10,6 +10,7 @@ from dapt_operator.api.v1alpha1.base import (
     LANGUAGE_PATTERN,
     LICENSE_PATTERN,
     Base,
+    Cpus,
     Integer,
     Quantity,
     Rule,
@@ -68,7 +69,7 @@ class Resources(Base):
     gpus_per_node: Annotated[Integer, Field(ge=1, le=64)] | None = None
     """Accelerators per node (with a profile of kind cpu: processes). Absent: the profile's
     accelerator.perNode."""
-    cpu: Quantity | None = None
+    cpu: Cpus | None = None
     """CPUs per pod. Absent: the value of the profile's pod template."""
     memory: Quantity | None = None
     """Memory per pod. Absent: the value of the profile's pod template."""
@@ -78,7 +79,7 @@ class CpuResources(Base):
     """Resources of a stage without accelerators. Memory that nothing sets is limited to 32Gi in prepare and 16Gi in
     publish."""
 
-    cpu: Quantity | None = None
+    cpu: Cpus | None = None
     """CPUs of the pod. Absent: the value of `resources`."""
     memory: Quantity | None = None
     """Memory of the pod. Absent: the value of `resources`."""

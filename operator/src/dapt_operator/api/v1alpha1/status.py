@@ -326,6 +326,8 @@ class Usage(StatusBase):
 
     gpu_hours: float | None = None
     """Accelerator-hours over all stages, attempts and evaluations."""
+    cost: float | None = None
+    """These accelerator-hours at the profile's accelerator.pricePerHour, in its currency. Absent: it has no price."""
     goodput: float | None = None
     """Share of the time in which pretraining held its accelerators that went into optimizer steps that count:
     loading, saving, measuring and steps that were repeated after a fault do not."""

@@ -112,6 +112,8 @@ def accepted_text(schema: dict[str, Any], value: object = None) -> str:
     if kind == "object":
         names = list(schema.get("properties", {}))
         return f"a block with {_listed(names)}" if names else "an empty block, {}"
+    if schema.get("x-kubernetes-int-or-string"):
+        return "a whole number, or a Kubernetes quantity in quotes, such as '500m' or '0.5'"
     if schema.get("pattern") in PATTERNS:
         limit = schema.get("maxLength")
         is_too_long = limit is not None and isinstance(value, str) and len(value) > limit

@@ -74,6 +74,8 @@ class _List:
     error: str = ""
     is_unreachable: bool = False
     num_failures: int = 0
+    read_at: float | None = None
+    """Unix time of the beginning of the last list that was read."""
 
     @property
     def query(self) -> Query:
@@ -194,6 +196,12 @@ class Resync:
             if item.error
         )
 
+    @property
+    def oldest_list(self) -> float | None:
+        """Unix time at which the list was begun that is the oldest of all; None until each was read once."""
+        times = [item.read_at for item in self._lists if not item.is_absent]
+        return None if None in times else min((begun for begun in times if begun is not None), default=None)
+
     def _postpone(self, until: float) -> None:
         with self._lock:
             for item in self._lists:
@@ -208,7 +216,7 @@ class Resync:
             # The list has them too, unless it may come from the server's memory, which may be a moment old.
             if is_fresh:
                 item.outdated.clear()
-        is_absent = False
+        is_absent, begun = False, time.time()
         changed: set[Key] = set()
         try:
             changed = self._changes(
@@ -221,7 +229,7 @@ class Resync:
             if not is_absent:
                 raise
         item.is_listed, item.is_absent = item.is_listed or not is_absent, is_absent
-        item.error, item.num_failures = "", 0
+        item.error, item.num_failures, item.read_at = "", 0, begun
         return changed
 
     def _note_failure(self, item: _List, error: Exception, interval_seconds: float) -> None:

@@ -287,8 +287,9 @@ def usage(
     progress: ProgressStatus | None,
     *,
     is_progress_new: bool,
+    profile: AdaptationProfileSpec | None = None,
 ) -> Usage:
-    """Return the cost so far.
+    """Return the cost so far. `profile`: whose price counts; None: it is not known now, and the stored cost stays.
 
     That of a running stage moves only with its progress, not at each reconcile: each change is a write of the status.
     """
@@ -298,4 +299,8 @@ def usage(
     hours = used_seconds / 3600 if is_progress_new else max(stored_hours, noted_hours)
     is_due = is_progress_new or stored is None or not observed.live
     share = goodput(observed, ledger, progress) if is_due or stored is None else stored.goodput
-    return Usage(gpu_hours=round(hours, 4), goodput=share, restarts=ledger.restarts)
+    cost = stored.cost if stored else None
+    if profile is not None:
+        price = profile.accelerator.price_per_hour
+        cost = None if price is None else round(hours * price, 2)
+    return Usage(gpu_hours=round(hours, 4), cost=cost, goodput=share, restarts=ledger.restarts)

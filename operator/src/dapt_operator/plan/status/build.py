@@ -157,6 +157,7 @@ def working_status(
             used_seconds,
             progress_status,
             is_progress_new=progress_time != ledger.progress_time,
+            profile=inputs.profile,
         ),
         output=_output(inputs, ledger, chosen),
         ledger=ledger.with_progress_time(progress_time),

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from dapt_contract.untrusted.printable import INVISIBLE, JOINERS, SELECTORS, character_class
+from dapt_operator.api.quantity import is_quantity, parse_quantity
 
 _JOINER: Final = character_class(JOINERS)
 _SELECTOR: Final = character_class(SELECTORS)
@@ -65,10 +66,43 @@ class TextRule:
         return f"!self.startsWith('{self.scheme}://') || {found}" if self.scheme else found
 
 
+@dataclass(frozen=True)
+class AmountRule:
+    """A limit of a quantity, which may be written as a whole number or as a text.
+
+    To the API server's estimate of costs such a value is as long as a whole request, and a regular expression over
+    that costs more than a rule may. Comparing quantities does not.
+
+    Attributes:
+        message: what is wrong and what to do.
+        below: quantity that the value must be less than; empty: `above` is given.
+        above: quantity that the value must be greater than; empty: `below` is given.
+    """
+
+    message: str
+    below: str = ""
+    above: str = ""
+    on_cluster_only: bool = False
+
+    def holds(self, text: str) -> bool:
+        """Return whether a quantity keeps the rule; what is none breaks the pattern, and is reported for that."""
+        if not is_quantity(text):
+            return True
+        amount = parse_quantity(text)
+        return amount < parse_quantity(self.below) if self.below else amount > parse_quantity(self.above)
+
+    @property
+    def cel(self) -> str:
+        """Return the same in CEL, with `self` as the number or text."""
+        comparison = "isLessThan" if self.below else "isGreaterThan"
+        limit = self.below or self.above
+        return f"!isQuantity(string(self)) || quantity(string(self)).{comparison}(quantity('{limit}'))"
+
+
 class TextRules:
     """Rules of a field, as part of its annotation."""
 
-    def __init__(self, *rules: TextRule) -> None:
+    def __init__(self, *rules: TextRule | AmountRule) -> None:
         self.rules = rules
 
     def __get_pydantic_json_schema__(
@@ -89,6 +123,17 @@ VISIBLE: Final = TextRule(
     "has a character that cannot be seen, such as a control or direction mark; write it again without that",
 )
 """Holds for every text of a spec that names something."""
+
+
+class WholeOrText:
+    """Lets the schema of a quantity take a whole number too, as part of its annotation."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Return the schema of the text without its type."""
+        of_text = {name: value for name, value in handler(schema).items() if name != "type"}
+        return {**of_text, "minimum": 0, "x-kubernetes-int-or-string": True}
 
 
 def rules_of(field: FieldInfo) -> TextRules | None:

@@ -93,6 +93,8 @@ def _of_both_sides(document: YamlDocument) -> Iterator[Problem]:
 
 
 def _texts(name: str, value: object, schema: dict[str, Any]) -> Iterator[str]:
+    if schema.get("x-kubernetes-int-or-string") and is_quantity(value):
+        value = str(value)
     if isinstance(value, str):
         if schema.get("pattern") in _ADDRESSES:
             yield from _of_address(value)
