@@ -83,6 +83,15 @@ def test_the_view_shows_every_stage_and_the_reading_of_the_running_one() -> None
     ]
 
 
+def test_a_forecast_stands_behind_the_reading_in_both_views() -> None:
+    expected = {"forgetting": 0.128, "least": 0.101, "most": 0.162, "step": 9}
+    shown = snapshot(TRAINING, reading=READING, progress={"forecast": expected})
+    sentence = "general perplexity at the end about +12.8 % (+10.1 % to +16.2 %)"
+    assert any(line.endswith(f"3 min 04 s left · {sentence}") for line in text(shown, width=250))
+    assert any(line.endswith(sentence) for line in PlainLog().lines(shown))
+    assert sentence not in " ".join(text(snapshot(TRAINING, progress={"forecast": expected}), width=250))
+
+
 def test_before_anything_started_the_chain_is_shown() -> None:
     assert text(Snapshot("new", DomainAdaptationStatus(), KINDS)) == [
         "new  Pending",

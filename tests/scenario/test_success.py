@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dapt_contract.pod.progress import Progress
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import PretrainConfig
@@ -9,7 +11,7 @@ from dapt_contract.stages.publish import PublishConfig
 from dapt_contract.stages.verify import VerifyConfig
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
 from dapt_operator.testing.objects import Ends, Stays
-from support.builders import healthy, prepare_facts
+from support.builders import checkpoint, healthy, prepare_facts
 from support.worlds import World
 
 
@@ -248,6 +250,42 @@ def test_a_skipped_step_and_a_loss_spike_are_events_before_the_next_percent() ->
             "deviations; repeated ones stop the run, and a lower pretraining.optimizer.learningRate avoids them",
         ),
     ]
+
+
+def forecast_of_running(spec: dict[str, Any], step: int = 20) -> object:
+    """What the status expects at the end, by a checkpoint at half of the steps that forgets 5 %."""
+    world = World({"pretraining": {"method": {"lora": None, "full": {}}} | spec})
+    world.live_until("pretrain")
+    world.cluster.run_pods(
+        world.key,
+        lambda stage: Stays(
+            Progress(
+                run_key=stage.run.key,
+                stage="pretrain",
+                fraction=0.5,
+                step=step,
+                total_steps=2 * step,
+                checkpoints=(checkpoint(step),),
+            )
+        ),
+    )
+    world.settle()
+    assert world.status["progress"]["step"] == step
+    expected = world.status["progress"].get("forecast")
+    world.live()
+    assert "forecast" not in world.status["progress"]
+    return expected
+
+
+def test_a_running_full_pretraining_has_a_forecast_and_one_unlike_the_recorded_runs_has_none() -> None:
+    expected = forecast_of_running({})
+    assert isinstance(expected, dict)
+    assert expected["step"] == 20
+    assert 0.0 < expected["least"] < expected["forgetting"] < expected["most"]
+    assert forecast_of_running({"budget": {"steps": 4000}}, step=2000) is None
+    assert forecast_of_running({"method": {"lora": {}}}) is None
+    assert forecast_of_running({"schedule": {"type": "wsd"}}) is None
+    assert forecast_of_running({"regularization": {"ewc": {}}}) is None
 
 
 def test_progress_ends_at_the_last_step() -> None:

@@ -8,11 +8,11 @@ Sizes are bounded: 100 candidates, 30 stages, 256 KiB in all.
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from dapt_contract.base import MAX_ATTEMPTS
-from dapt_contract.pod.preflight import MAX_PREFLIGHT_WARNINGS
-from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, LeanBase, Message, ShortText, Text, Time
+from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, Message, ShortText, Text, Time
+from dapt_operator.api.v1alpha1.status_progress import PreflightStatus, ProgressStatus, StatusBase
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 
 MAX_CANDIDATES = 100
@@ -21,12 +21,6 @@ MAX_STATUS_BYTES = 256 * 1024
 StageState = Literal["Pending", "Running", "Succeeded", "Failed", "Suspended"]
 MAX_WARNINGS = 32
 Warnings = Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_WARNINGS)]
-
-
-class StatusBase(LeanBase):
-    """A block of the status: unknown fields are ignored, empty lists and maps are left out."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class Condition(StatusBase):
@@ -44,54 +38,6 @@ class Condition(StatusBase):
     """Time at which `status` last changed."""
     observed_generation: Integer | None = None
     """Generation of the spec that the condition describes."""
-
-
-class ProgressStatus(StatusBase):
-    """Progress of the running pretraining."""
-
-    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the whole budget that is done."""
-    step: Integer | None = None
-    """Optimizer steps done."""
-    total_steps: Integer | None = None
-    """Optimizer steps in all."""
-    tokens: Integer | None = None
-    """Training tokens done."""
-    tokens_per_second: float | None = None
-    """Training speed over all ranks, in tokens per second."""
-    eta_seconds: Annotated[float, Field(ge=0)] | None = None
-    """Estimated seconds until the stage ends."""
-    skipped_steps: Integer | None = None
-    """Steps that changed no weight, because loss or gradient was not a number; absent where there is none."""
-    loss_spikes: Integer | None = None
-    """How often the training loss rose over the mean before by six standard deviations; absent where it did not."""
-
-
-class PreflightStatus(StatusBase):
-    """What the ranks of a training stage measured before they loaded the model, in the newest run that did."""
-
-    stage: ShortText | None = None
-    """Kind of the stage."""
-    run_key: Digest | None = None
-    """Identity of the run, as in `stages`."""
-    seconds: Annotated[float, Field(ge=0)] | None = None
-    """Time that it took."""
-    all_reduce_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
-    """Bus bandwidth of an all-reduce over all ranks. Absent: there is one rank."""
-    point_to_point_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
-    """Bandwidth of the slowest link, while all links are in use. Absent: there is one rank."""
-    slowest_link: Text | None = None
-    """That link: its two ranks with their nodes."""
-    shared_memory_bytes: Integer | None = None
-    """Size of /dev/shm on the node that has the least."""
-    write_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
-    """Speed at which the slowest node writes to the work volume."""
-    read_bytes_per_second: Annotated[float, Field(ge=0)] | None = None
-    """Speed at which the slowest node reads from it."""
-    clock_difference_seconds: Annotated[float, Field(ge=0)] | None = None
-    """Largest difference between the clocks of two nodes. Absent: there is one node."""
-    warnings: Annotated[tuple[Text, ...], Field(strict=False, max_length=MAX_PREFLIGHT_WARNINGS)] = ()
-    """What slows the run down, or will."""
 
 
 class ResolvedModel(StatusBase):

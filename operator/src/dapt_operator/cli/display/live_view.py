@@ -46,7 +46,13 @@ def render(snapshot: Snapshot) -> RenderableType:
 def _detail(row: StageRow) -> Text:
     if row.progress is None:
         return Text(row.note, style="" if row.state == "Failed" else "dim")
-    return Text(f"{bar(row.progress.fraction)}  {progress_line(row.progress)}")
+    return Text(f"{bar(row.progress.fraction)}  {progress_and_forecast(row)}")
+
+
+def progress_and_forecast(row: StageRow) -> str:
+    """Return live progress and, once readings allow one, the forecast, in one line; empty without progress."""
+    line = progress_line(row.progress) if row.progress is not None else ""
+    return " · ".join(part for part in (line, row.forecast) if part)
 
 
 def bar(fraction: float) -> str:

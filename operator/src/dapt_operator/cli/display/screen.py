@@ -12,7 +12,7 @@ from rich.segment import Segment
 
 from dapt_contract.pod.progress import Progress
 from dapt_contract.untrusted.printable import printable_lines
-from dapt_operator.cli.display.live_view import progress_line, render
+from dapt_operator.cli.display.live_view import progress_and_forecast, render
 from dapt_operator.cli.display.stage_rows import Snapshot, StageRow, stage_rows
 from dapt_operator.cli.terminal import write_line
 from dapt_operator.number_format import clock, duration
@@ -151,7 +151,7 @@ class PlainLog:
             if row.progress is not None and self._is_news(row.title, row.progress):
                 self._printed[row.title] = row.progress
                 changes.append(
-                    f"{row.title}: {100 * row.progress.fraction:.0f} % · {progress_line(row.progress)}"
+                    f"{row.title}: {100 * row.progress.fraction:.0f} % · {progress_and_forecast(row)}"
                 )
         stamp = clock(snapshot.elapsed_seconds or 0.0)
         return [f"[{stamp}] {line}" for line in (*endings, *changes)]

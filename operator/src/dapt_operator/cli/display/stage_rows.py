@@ -24,7 +24,7 @@ from dapt_contract.stages.verify import VerifyFacts
 from dapt_operator.api.v1alpha1.conditions import FINISHED, STALLED, find_condition
 from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus, StageStatus
 from dapt_operator.api.v1alpha1.stored.run_record import StageKey
-from dapt_operator.number_format import count, perplexity, plural, size
+from dapt_operator.number_format import count, percent, perplexity, plural, size
 from dapt_operator.plan.stage_parts.stage_plan import ON_DEMAND
 
 CHAIN = tuple(KINDS)
@@ -70,6 +70,8 @@ class StageRow:
     seconds: float | None = None
     note: str = ""
     progress: Progress | None = None
+    forecast: str = ""
+    """What the readings of a running pretraining lead to expect; empty for every other stage."""
 
 
 def stage_rows(snapshot: Snapshot) -> tuple[StageRow, ...]:
@@ -128,6 +130,18 @@ def _row(stage: StageStatus, snapshot: Snapshot) -> StageRow:
         seconds=_seconds(stage, snapshot.now),
         note=stage_note(snapshot.status, stage),
         progress=progress,
+        forecast=_forecast(snapshot.status) if stage.kind == "pretrain" and progress is not None else "",
+    )
+
+
+def _forecast(status: DomainAdaptationStatus) -> str:
+    """Return the forecast of the progress with its range; empty without one."""
+    expected = status.progress.forecast if status.progress is not None else None
+    if expected is None:
+        return ""
+    return (
+        f"general perplexity at the end about {percent(expected.forgetting)}"
+        f" ({percent(expected.least)} to {percent(expected.most)})"
     )
 
 

@@ -18,7 +18,6 @@ from dapt_operator.api.v1alpha1.status import (
     AttemptStatus,
     Frozen,
     PlanSummary,
-    ProgressStatus,
     Resolved,
     ResolvedModel,
     ResolvedTuningData,
@@ -26,6 +25,7 @@ from dapt_operator.api.v1alpha1.status import (
     StageStatus,
     Usage,
 )
+from dapt_operator.api.v1alpha1.status_progress import ProgressStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.plan.chain_parts.assess import ChainInputs

@@ -33,7 +33,7 @@ from dapt_operator.plan.status.conditions import ConditionValue, chain_condition
 from dapt_operator.plan.status.end_size import reduce_to_tables
 from dapt_operator.plan.status.ended_spec import block_digests, message_about_edits
 from dapt_operator.plan.status.internal_error import healed_conditions
-from dapt_operator.plan.status.progress import preflight, progress
+from dapt_operator.plan.status.progress import preflight, progress, with_forecast
 from dapt_operator.plan.transitions import Action, State
 from dapt_operator.stage_run import StageRun
 
@@ -125,6 +125,7 @@ def working_status(
     newest_checkpoint = next((c for c in reversed(position.candidates) if c.step is not None), None)
     forgetting, gained = _compared_with_base(inputs, position, chosen or newest_checkpoint)
     progress_status, progress_time = progress(observed, ledger)
+    progress_status = with_forecast(progress_status, observed, spec, position)
     has_pretraining = any(record.kind == "pretrain" for record in ledger.runs)
     status = DomainAdaptationStatus(
         observed_generation=observed.generation,

@@ -11,9 +11,15 @@ from typing import Final
 
 from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
-from dapt_operator.api.v1alpha1.status import PreflightStatus, ProgressStatus
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.status_progress import ForecastStatus, PreflightStatus, ProgressStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.plan.chain_parts.position import Position
+from dapt_operator.plan.forecast import MOST_PASSES, TrainingCourse, forecast
+from dapt_operator.plan.gates import perplexity
+from dapt_operator.plan.ledger.stage_facts import measure_of_row
 from dapt_operator.plan.observed import Observed
+from dapt_operator.plan.stage_parts.attempts import Attempt, find_attempt
 from dapt_operator.stage_run import RunPhase
 
 LEAST_SECONDS: Final = 10.0
@@ -52,8 +58,70 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[ProgressStatus | None,
         eta_seconds=max(0.0, eta_seconds) if eta_seconds is not None else None,
         skipped_steps=reading.skipped_steps or None,
         loss_spikes=reading.loss_spikes or None,
+        forecast=old.forecast if old is not None else None,
     )
     return new, timestamp(observed.now)
+
+
+def with_forecast(
+    progress_status: ProgressStatus | None, observed: Observed, spec: DomainAdaptationSpec, position: Position
+) -> ProgressStatus | None:
+    """Return the progress with what general perplexity will be at the end of the attempt, by its newest reading.
+
+    Without a forecast where no attempt runs, and where it is unlike the recorded runs: adapters, another schedule, a
+    penalty, another start, text that is read again.
+    """
+    if progress_status is None:
+        return None
+    is_running = any(run.kind == "pretrain" for run in observed.live)
+    found = _forecast(spec, position) if is_running else None
+    return (
+        progress_status if found == progress_status.forecast else progress_status.with_values(forecast=found)
+    )
+
+
+def _forecast(spec: DomainAdaptationSpec, position: Position) -> ForecastStatus | None:
+    facts, numbers = position.facts, position.numbers
+    base, attempt = facts.base, find_attempt(spec, facts, facts.attempt)
+    rows = facts.pretrain.checkpoints if facts.pretrain is not None else ()
+    if base is None or attempt is None or numbers is None or facts.prepare is None or not rows:
+        return None
+    domain_tokens = numbers.steps.total_tokens * (1.0 - attempt.replay_fraction)
+    reads_once = domain_tokens <= MOST_PASSES * facts.prepare.domain_tokens
+    if not (reads_once and _is_like_recorded_runs(spec, attempt)):
+        return None
+    schedule, newest = spec.pretraining.schedule, rows[-1]
+    course = TrainingCourse(
+        numbers.steps.total_steps,
+        attempt.replay_fraction,
+        schedule.warmup_fraction,
+        schedule.minimum_ratio,
+    )
+    measured = measure_of_row(base, newest)
+    rise_nats = perplexity.loss_nats(measured.general, "both") - perplexity.loss_nats(base.general, "both")
+    expected = forecast(course, newest.step, rise_nats)
+    if expected is None:
+        return None
+    return ForecastStatus(
+        forgetting=_four_digits(expected.expected),
+        least=_four_digits(expected.least),
+        most=_four_digits(expected.most),
+        step=newest.step,
+    )
+
+
+def _is_like_recorded_runs(spec: DomainAdaptationSpec, attempt: Attempt) -> bool:
+    pretraining = spec.pretraining
+    return (
+        pretraining.method.lora is None
+        and pretraining.regularization is None
+        and pretraining.schedule.type == "cosine"
+        and attempt.start is None
+    )
+
+
+def _four_digits(value: float) -> float:
+    return float(f"{value:.4g}")
 
 
 def _finite(value: float | None) -> float | None:
@@ -70,6 +138,7 @@ def _completed(old: ProgressStatus | None, ended: PretrainFacts) -> ProgressStat
         step=ended.steps,
         tokens=ended.tokens,
         eta_seconds=0.0,
+        forecast=None,
         skipped_steps=ended.skipped_steps or None,
         loss_spikes=ended.loss_spikes or None,
     )
