@@ -152,6 +152,8 @@ class Resolved(StatusBase):
     """Training tokens of the budget."""
     total_steps: Integer | None = None
     """Optimizer steps of the budget."""
+    measuring: Annotated[tuple[Text, ...], Field(strict=False, max_length=4)] = ()
+    """How the stages that measure divide the model over their ranks. Absent: it is not prepared yet."""
     finetuning_data: ResolvedTuningData | None = None
     """The examples of fine-tuning. Absent: there are none, or they are not prepared yet."""
     preference_data: ResolvedTuningData | None = None
