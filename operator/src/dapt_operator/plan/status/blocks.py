@@ -191,8 +191,10 @@ def _resolved(
 
 def _measuring(inputs: StageInputs | None) -> tuple[str, ...]:
     """Return `baseline, verify: 1 whole copy` for stages that divide the model alike; refused ones are left out."""
+    if inputs is None:
+        return ()
     stages_by_way: dict[str, list[str]] = {}
-    for stage in measuring_stages(inputs.spec) if inputs is not None else ():
+    for stage in measuring_stages(inputs.spec):
         ranks = measuring_ranks(inputs, stage)
         if ranks.refusal is None:
             world_size = ranks.resources.nodes * ranks.resources.processes_per_node
