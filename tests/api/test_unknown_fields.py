@@ -302,3 +302,10 @@ def test_a_source_without_its_list_makes_one_problem_and_a_list() -> None:
     changed: Any = problem.advice.applied(data)
     assert changed["spec"]["finetuning"] == {"data": [{"source": "s3://c/s.jsonl"}]}
     assert problems_of(changed) == []
+
+
+def test_a_source_alongside_an_empty_list_is_a_problem_of_its_own() -> None:
+    spec: dict[str, Any] = {"profile": None, "suspend": None, "corpus": {"source": [], "domain": []}}
+    found = problems_of(with_field("spec", spec))
+    (message,) = (problem.message for problem in found if problem.field == "spec.corpus.source")
+    assert message.startswith("unknown field here; it is known as spec.corpus.domain[].source")

@@ -55,6 +55,17 @@ def test_what_was_automatic_is_shown() -> None:
     assert (shown["microBatchSize"], shown["gradientAccumulationSteps"], shown["worldSize"]) == (4, 1, 2)
     assert (shown["zeroStage"], shown["precision"], shown["totalSteps"]) == (2, "bf16", 40)
     assert shown["model"]["digest"] == "sha256:model"
+    assert shown["measuring"] == ["baseline, evaluate, verify: 1 whole copy"]
+
+
+def test_ranks_that_share_the_measured_model_are_shown() -> None:
+    resources = {"baseline": {"gpus": 2, "gpusPerModel": 2}}
+    world = World({"stageResources": resources})
+    world.live_until("pretrain")
+    assert world.status["resolved"]["measuring"] == [
+        "baseline: 1 copy over 2 ranks, ZeRO 3",
+        "evaluate, verify: 1 whole copy",
+    ]
 
 
 def test_blocks_freeze_when_their_stage_starts() -> None:

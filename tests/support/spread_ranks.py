@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lm_eval.api.instance import Instance
@@ -14,13 +15,17 @@ from dapt_contract.stages.baseline import BaselineConfig
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ModelSpread, ProbeConfig, TaskConfig
 from dapt_contract.stages.verify import NamedModel, VerifyConfig
 from dapt_trainer.context import SilentProgress, StageContext
+from dapt_trainer.data.chat.render_pool import RenderPool
+from dapt_trainer.data.chat.rendering import Conversation, LabelledText, TemplateError
 from dapt_trainer.distributed import evaluation_ranks, leave_ranks
+from dapt_trainer.evaluation import samples
 from dapt_trainer.evaluation.harness import SharedContextModel
 from dapt_trainer.evaluation.sharing.generation import SharedGeneration
 from dapt_trainer.evaluation.sharing.work_share import share_of_generation, share_of_work
 from dapt_trainer.modeling.loading.spread_model import SpreadLoader
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.stages import baseline, verify
+from dapt_trainer.training.tuning import chat
 
 BASE, TUNED = ModelReference(weights="model"), ModelReference(weights="tuned")
 EVALUATION = EvaluationConfig(
@@ -43,16 +48,47 @@ def measure_base(work: Path) -> None:
     write_report(work, context.stage, baseline.run(config, context))
 
 
-def measure(work: Path, rank: int, world_size: int, spread: ModelSpread) -> dict[str, object]:
-    """Return verify's report, generated texts, and the part of the model that this rank held."""
-    config = VerifyConfig(
+def verify_config(spread: ModelSpread, **changes: object) -> VerifyConfig:
+    """Return the comparison of two models."""
+    return VerifyConfig(
         models=(NamedModel(name="base", model=BASE), NamedModel(name="final", model=TUNED)),
         evaluation=EVALUATION,
         base_items_path="stages/baseline-a1",
         sample_prompts=3,
         sample_new_tokens=6,
         spread=spread,
-    )
+    ).model_copy(update=changes)
+
+
+class SlowPool(RenderPool):
+    """Renders nothing within its time."""
+
+    def rendered(
+        self, conversations: Iterable[Conversation]
+    ) -> Iterator[tuple[LabelledText, ...] | TemplateError]:
+        """Yield a failure for each."""
+        return (TemplateError("too slow") for _ in conversations)
+
+
+def verify_on_own_volume(rank: int, world_size: int, volumes: Path) -> int:
+    """Compare two models by ranks that share each; a rank sees the volume with its number, and leaves its report there.
+
+    All ranks but the first are too slow to render chat templates.
+    """
+    work = volumes / f"rank-{rank}"
+    if rank:
+        vars(samples)["RenderPool"] = vars(chat)["RenderPool"] = SlowPool
+    spread = ModelSpread(ranks_per_model=world_size, method="tensorParallel")
+    config = verify_config(spread, reuse_paths=(("base", "stages/evaluate-a1"),))
+    report = verify.run(config, _context("verify", config, work, rank, world_size))
+    leave_ranks()
+    (work / "found.json").write_text(report.model_dump_json())
+    return 0
+
+
+def measure(work: Path, rank: int, world_size: int, spread: ModelSpread) -> dict[str, object]:
+    """Return verify's report, generated texts, and the part of the model that this rank held."""
+    config = verify_config(spread)
     context = _context("verify", config, work, rank, world_size)
     report = verify.run(config, context)
     ranks = evaluation_ranks(context)

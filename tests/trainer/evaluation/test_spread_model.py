@@ -16,7 +16,7 @@ from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.loading.spread_model import plain_folder, problem_of_slices, usable_spread
 from support.rank_processes import run_ranks
-from support.spread_ranks import measure, measure_base, measure_rank
+from support.spread_ranks import measure, measure_base, measure_rank, verify_on_own_volume
 
 pytestmark = pytest.mark.torch
 
@@ -51,6 +51,25 @@ def test_two_ranks_that_share_a_model_measure_the_same_as_one(
             for score, whole_score in zip(own["measure"]["scores"], whole["measure"]["scores"], strict=True):
                 assert score["items"] == whole_score["items"]
                 assert score["score"] == pytest.approx(whole_score["score"], rel=1e-5)
+
+
+@pytest.mark.distributed
+def test_ranks_that_see_different_files_follow_the_first(
+    alone: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    volumes = [tmp_path / f"rank-{rank}" for rank in range(2)]
+    template = "{% for message in messages %}<{{ message['content'] }}>a{% endfor %}"
+    for volume in volumes:
+        shutil.copytree(alone[0], volume, ignore=shutil.ignore_patterns("verify-*"))
+        for name in ("model", "tuned"):
+            (volume / name / "chat_template.jinja").write_text(template)
+    # A measurement that one node sees and the other does not yet.
+    measure_base(volumes[0])
+    shutil.copytree(volumes[0] / "stages/baseline-a1", volumes[0] / "stages/evaluate-a1")
+    assert run_ranks(verify_on_own_volume, tmp_path, ranks=2) == [0, 0]
+    first, second = (json.loads((volume / "found.json").read_text()) for volume in volumes)
+    assert second == first
+    assert not (volumes[0] / "stages/verify-a1/try-1/items-base.jsonl").exists()
 
 
 def ranks(world_size: int) -> Ranks:

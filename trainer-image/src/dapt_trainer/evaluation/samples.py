@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dapt_contract.layout import PROBES, TASKS
@@ -21,6 +23,7 @@ from dapt_trainer.modeling.loading.sharding import is_sharded
 
 _BEGINNING_TOKENS = 32
 _MAX_PROMPT_TOKENS = 512
+_RENDERED: Final = TypeAdapter(dict[str, str])
 
 
 def sample_prompts(
@@ -72,7 +75,8 @@ def answers(
         new_tokens: largest number of tokens to generate for each.
         generation: divides the prompts over the ranks.
     """
-    rendered = _rendered(tokenizer, prompts)
+    # By one rank for all: what is too slow to render is left out, and ranks that share a model must generate alike.
+    rendered = generation.from_first(lambda: _rendered(tokenizer, prompts), _RENDERED)
     ids = [_prompt_ids(tokenizer, prompt, rendered)[-_MAX_PROMPT_TOKENS:] for prompt in prompts]
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     device = next(model.parameters()).device

@@ -5,6 +5,12 @@ A model whose weights have the digest of one that was measured before is not mea
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from dapt_contract.measure import Measure
 from dapt_contract.stages.verify import (
     NamedMeasure,
     NamedModel,
@@ -32,6 +38,8 @@ from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
 
 _BASE = "base"
 _FINAL = "final"
+_MEASURES: Final = TypeAdapter(dict[str, Measure])
+_PROMPTS: Final = TypeAdapter(list[str])
 
 
 def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
@@ -62,7 +70,9 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
         for named in config.models
     }
     reused = [path for _, path in config.reuse_paths]
-    measures = measured_before(context.work, reused, context.signing_key)
+    # Rank 0 reads for all: a node may not see yet what another one wrote, and a rank that measures a model which its
+    # peers do not would wait for them for ever.
+    measures = ranks.from_first(lambda: measured_before(context.work, reused, context.signing_key), _MEASURES)
     pending = {digest for digest in digests.values() if digest not in measures}
     spread = usable_spread(context.work, config.models[0].model.weights, config.spread, ranks)
     bench = Bench(config.evaluation, context, ranks, spread=spread, manifest=manifest, models=len(pending))
@@ -92,10 +102,14 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             if ranks.is_first:
                 write_items(context.try_folder / f"items-{named.name}.jsonl", measured.items)
         if prompts is None:
-            prompts = sample_prompts(context.work, config.evaluation, tokenizer, config.sample_prompts)
+            # It passes over files that it cannot read, and so might one rank alone.
+            choose = partial(
+                sample_prompts, context.work, config.evaluation, tokenizer, config.sample_prompts
+            )
+            prompts = ranks.from_first(choose, _PROMPTS)
         context.progress.update(activity=f"{named.name}: answering {len(prompts)} prompts")
         chat_tokenizer = load_tokenizer(context.work, tokenizer_folder(context.work, named.model))
-        stop_at_end_of_turn(model, chat_tokenizer)
+        stop_at_end_of_turn(model, chat_tokenizer, ranks)
         answers_of[digest] = answers(
             model,
             chat_tokenizer,

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.v1alpha1.base import (
     API_VERSION,
     Base,
@@ -66,6 +67,18 @@ class Storage(Base):
         """Access modes of the claim template; empty for an existing claim, of which nothing is known."""
         template: Mapping[str, Any] = self.claim_template or {}
         return tuple(str(mode) for mode in template.get("accessModes") or ())
+
+    @property
+    def requested_bytes(self) -> float | None:
+        """Size that the claim template asks for; None where it is not known, as of an existing claim."""
+        template: Mapping[str, Any] = self.claim_template or {}
+        resources = template.get("resources")
+        requests = resources.get("requests") if isinstance(resources, Mapping) else None
+        storage = requests.get("storage") if isinstance(requests, Mapping) else None
+        try:
+            return None if storage is None else parse_quantity(str(storage))
+        except ValueError:
+            return None  # the cluster refuses the claim, in words of its own
 
     @property
     def is_shared(self) -> bool:
@@ -293,11 +306,7 @@ def local_profile(accelerators: int, memory_gib: float, kind: Literal["cpu", "gp
                 memory_gib=memory_gib,
             ),
             evaluation=ProfileEvaluation(concurrency=1),
-            storage=Storage(
-                claim_template={
-                    "accessModes": ["ReadWriteMany"],
-                    "resources": {"requests": {"storage": "100Gi"}},
-                }
-            ),
+            # Without a size: the volume is a folder, and prepare looks at the free space of its disk.
+            storage=Storage(claim_template={"accessModes": ["ReadWriteMany"]}),
         ),
     )

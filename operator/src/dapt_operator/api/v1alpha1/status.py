@@ -12,8 +12,8 @@ from pydantic import Field
 
 from dapt_contract.base import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, Message, ShortText, Text, Time
-from dapt_operator.api.v1alpha1.status_progress import PreflightStatus, ProgressStatus, StatusBase
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.progress import PreflightStatus, ProgressStatus, StatusBase
 
 MAX_CANDIDATES = 100
 MAX_STAGES = 30
@@ -95,6 +95,8 @@ class Resolved(StatusBase):
     """Training tokens of the budget."""
     total_steps: Integer | None = None
     """Optimizer steps of the budget."""
+    measuring: Annotated[tuple[Text, ...], Field(strict=False, max_length=4)] = ()
+    """How the stages that measure divide the model over their ranks. Absent: it is not prepared yet."""
     finetuning_data: ResolvedTuningData | None = None
     """The examples of fine-tuning. Absent: there are none, or they are not prepared yet."""
     preference_data: ResolvedTuningData | None = None

@@ -288,7 +288,24 @@ def _memory(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
 def _stages(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
     has_gpus = profile.spec.accelerator.kind == "gpu"
     table, unit = stage_table(estimated.needs, has_gpus=has_gpus), "GPU" if has_gpus else "process"
-    return ["", f"Stages ({FREE_FRACTION:.0%} of a {unit} stay free)", *table] if table else []
+    lines = ["", f"Stages ({FREE_FRACTION:.0%} of a {unit} stay free)", *table] if table else []
+    return [*lines, *_volume(estimated, profile)]
+
+
+def _volume(estimated: Estimate, profile: AdaptationProfile) -> list[str]:
+    """Return what one attempt writes, and what is known of the volume."""
+    volume, storage = estimated.volume, profile.spec.storage
+    if volume is None:
+        return []
+    if volume.size_bytes is not None:
+        offered = f"of {size_of_bytes(volume.size_bytes)} that the profile's claimTemplate asks for"
+    elif storage.existing_claim is not None:
+        offered = (
+            f"the size of the claim {storage.existing_claim} is not known here: look that it has them free"
+        )
+    else:
+        offered = "the profile gives no size: prepare looks at the free space when it runs"
+    return ["", f"Work volume: up to {size_of_bytes(volume.needed_bytes)} for one attempt; {offered}"]
 
 
 def _hours(estimated: Estimate, profile: AdaptationProfile) -> list[str]:

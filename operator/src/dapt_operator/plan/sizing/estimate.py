@@ -35,9 +35,11 @@ from dapt_operator.plan.sizing.warnings import (
     WarningFacts,
     expectation,
     few_steps_warnings,
+    sequence_warnings,
     volume_warnings,
     warnings,
 )
+from dapt_operator.plan.sizing.work_volume import WorkVolume, work_volume
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ class Estimate:
     cost: float | None
     checkpoint_bytes: float | None
     """Bytes that all checkpoints of one attempt take on the work volume."""
+    volume: WorkVolume | None
+    """What all stages of one attempt write to the work volume, against its size; None without a model."""
     formulas: tuple[str, ...]
     warnings: tuple[str, ...]
     problems: tuple[str, ...] = ()
@@ -166,12 +170,15 @@ def estimate(
     hours = _total_hours(profile, stages)
     checkpoint_bytes = _checkpoint_bytes(spec, profile, model, steps)
     needs: tuple[StageNeed, ...] = ()
+    volume = None
     if model is not None and measuring is not None:
         corpus_tokens = (
             None if domain_tokens is None or general_tokens is None else domain_tokens + general_tokens
         )
         trained = TrainedStages(batch, length, checkpoint_bytes, tuning, corpus_tokens)
         needs = stage_needs(spec, profile, model, measuring.plans, trained)
+        volume = work_volume(spec, profile, model, needs, len(steps.checkpoint_steps) if steps else None)
+        problems += volume.problems
     price = profile.accelerator.price_per_hour
     warning_facts = WarningFacts(
         model=model,
@@ -208,6 +215,7 @@ def estimate(
         rate=rate,
         cost=hours * price if hours is not None and price is not None else None,
         checkpoint_bytes=checkpoint_bytes,
+        volume=volume,
         formulas=(
             *_token_formulas(spec, steps, domain_tokens, replay, length),
             *(formula for stage in tuning for formula in stage.formulas),
@@ -222,7 +230,9 @@ def estimate(
             ),
             *(warning for stage in tuning for warning in stage.warnings),
             *lifted_restrictions(profile),
+            *sequence_warnings(spec, layout),
             *volume_warnings(spec, profile),
+            *(volume.warnings if volume is not None else ()),
         ),
         problems=tuple(problems),
         expectation=expectation(domain_tokens),

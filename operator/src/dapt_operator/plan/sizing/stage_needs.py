@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dapt_contract.inputs.model_size import WEIGHT_BYTES, checkpoint_size, trainable_parameters
-from dapt_contract.stages.common import LoraConfig
+from dapt_contract.stages.common import LoraConfig, ModelSpread
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
@@ -153,9 +153,8 @@ class _Needs:
         if plan is None:
             return
         host = plan.host_bytes or plan.layout.processes_per_node * plan.memory.total
-        yield StageNeed(
-            stage, plan.layout, _spread_text(plan), plan.memory.total, plan.limit_bytes, host, disk_bytes
-        )
+        how = spread_text(plan.spread, plan.layout.world_size)
+        yield StageNeed(stage, plan.layout, how, plan.memory.total, plan.limit_bytes, host, disk_bytes)
 
     def _training(
         self,
@@ -201,10 +200,11 @@ def sharing_text(batch: Batch) -> str:
     )
 
 
-def _spread_text(plan: MeasuringPlan) -> str:
-    ranks = plan.spread.ranks_per_model
+def spread_text(spread: ModelSpread, world_size: int) -> str:
+    """Return `2 whole copies`, `1 copy over 8 ranks, ZeRO 3` or `2 copies over 4 ranks, tensor parallel`."""
+    ranks = spread.ranks_per_model
     if ranks == 1:
-        return plural(plan.copies, "whole copy", "whole copies")
-    if plan.spread.method == "zero3":
-        return f"1 copy over {plan.layout.world_size} ranks, ZeRO 3"
-    return f"{plural(plan.copies, 'copy', 'copies')} over {ranks} ranks, tensor parallel"
+        return plural(world_size, "whole copy", "whole copies")
+    if spread.method == "zero3":
+        return f"1 copy over {world_size} ranks, ZeRO 3"
+    return f"{plural(world_size // ranks, 'copy', 'copies')} over {ranks} ranks, tensor parallel"

@@ -13,7 +13,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.number_format import count, plural
 from dapt_operator.plan.sizing.batch_size import FEW_STEPS
-from dapt_operator.plan.sizing.resolve import replay_by_shift
+from dapt_operator.plan.sizing.resolve import RankLayout, replay_by_shift
 from dapt_operator.significance import errors_that_are_real
 
 MILLION: Final = 1_000_000
@@ -101,6 +101,19 @@ def few_steps_warnings(
         f" {block}.globalBatchSize"
         for block, steps in steps_by_block.items()
         if steps is not None and steps < FEW_STEPS
+    )
+
+
+def sequence_warnings(spec: DomainAdaptationSpec, layout: RankLayout) -> tuple[str, ...]:
+    """Return a warning where ranks of different nodes share a sequence: that works, over the network."""
+    ranks = spec.pretraining.distribution.sequence_parallel or 1
+    per_node = layout.processes_per_node
+    if layout.nodes == 1 or per_node % ranks == 0:
+        return ()
+    return (
+        f"spec.pretraining.distribution.sequenceParallel is {ranks} on nodes of {per_node}: ranks of different nodes"
+        " share a sequence, and attention exchanges its heads over the network in every layer; a divisor of"
+        f" {per_node} keeps that on the links of a node",
     )
 
 

@@ -25,8 +25,8 @@ from dapt_operator.api.v1alpha1.status import (
     StageStatus,
     Usage,
 )
-from dapt_operator.api.v1alpha1.status_progress import ProgressStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.progress import ProgressStatus
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.plan.chain_parts.assess import ChainInputs
 from dapt_operator.plan.chain_parts.position import Position
@@ -37,10 +37,12 @@ from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
+from dapt_operator.plan.sizing.model_fit.measuring import measuring_stages
 from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction, sequence_length
+from dapt_operator.plan.sizing.stage_needs import spread_text
 from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
 from dapt_operator.plan.stage_parts.attempts import find_attempt, total_steps
-from dapt_operator.plan.stage_parts.stage_plan import StageInputs
+from dapt_operator.plan.stage_parts.stage_plan import StageInputs, measuring_ranks
 from dapt_operator.plan.stage_parts.tuning import prepared_size
 from dapt_operator.plan.stages.pretrain import PretrainingPlan
 from dapt_operator.plan.stages.tuning_data import current_warnings
@@ -166,6 +168,7 @@ def _resolved(
         else None,
         replay_fraction=replay_fraction(spec, facts.base),
         sequence_length=sequence_length(spec, prepared),
+        measuring=_measuring(stage_inputs),
         finetuning_data=_tuning_data(stage_inputs, "instructions"),
         preference_data=_tuning_data(stage_inputs, "preferences"),
     )
@@ -184,6 +187,19 @@ def _resolved(
         total_tokens=numbers.steps.total_tokens,
         total_steps=numbers.steps.total_steps,
     )
+
+
+def _measuring(inputs: StageInputs | None) -> tuple[str, ...]:
+    """Return `baseline, verify: 1 whole copy` for stages that divide the model alike; refused ones are left out."""
+    if inputs is None:
+        return ()
+    stages_by_way: dict[str, list[str]] = {}
+    for stage in measuring_stages(inputs.spec):
+        ranks = measuring_ranks(inputs, stage)
+        if ranks.refusal is None:
+            world_size = ranks.resources.nodes * ranks.resources.processes_per_node
+            stages_by_way.setdefault(spread_text(ranks.spread, world_size), []).append(stage)
+    return tuple(f"{', '.join(stages)}: {way}" for way, stages in stages_by_way.items())
 
 
 def _tuning_data(inputs: StageInputs | None, kind: TuningKind) -> ResolvedTuningData | None:

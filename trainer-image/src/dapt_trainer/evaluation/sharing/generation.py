@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from pydantic import TypeAdapter
@@ -15,6 +15,7 @@ from dapt_trainer.evaluation.sharing.work_share import ALL_WORK, WorkShare
 BATCH_TOKENS: Final = 16_384
 """Padded tokens of one batch, those to generate included: keys and values of an 8B model take 2 GiB."""
 _TEXTS: Final = TypeAdapter(dict[int, str])
+Value = TypeVar("Value")
 
 
 class SharedGeneration:
@@ -27,6 +28,10 @@ class SharedGeneration:
         """
         self._ranks = ranks
         self._share = share
+
+    def from_first(self, compute: Callable[[], Value], value_type: TypeAdapter[Value]) -> Value:
+        """Return what the first rank computes, on every rank; for what decides which texts are generated."""
+        return compute() if self._ranks is None else self._ranks.from_first(compute, value_type)
 
     def run(
         self,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
 from dapt_trainer.data.chat.render_pool import RenderPool
 from dapt_trainer.data.chat.rendering import Conversation, Message, TemplateError, TemplateSet
 from dapt_trainer.data.chat.template_files import PLAIN_TEMPLATE
 from dapt_trainer.data.chat.tokens import TextEncoder
+from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.protocols import Tokenizer
 
 LINES_PER_HEARTBEAT = 256
+_END: Final[TypeAdapter[int | None]] = TypeAdapter(int | None)
 _SHORT_CHAT: tuple[Message, ...] = (
     {"role": "user", "content": "a"},
     {"role": "assistant", "content": "b"},
@@ -44,20 +49,33 @@ def templates_of(tokenizer: Tokenizer) -> TemplateSet:
     )
 
 
-def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+def stop_at_end_of_turn(model: PreTrainedModel, tokenizer: Tokenizer, ranks: Ranks | None = None) -> None:
     """Make generation stop at the token with which the chat template ends the assistant's turn.
 
     Many base models have a template whose end is not their end of text (ChatML's `<|im_end|>`): fine-tuning teaches the
     token, and the generation config must list it.
+
+    Args:
+        model: gets the token.
+        tokenizer: with the template.
+        ranks: that generate together; all call it, and the first one renders for all, within a limit of time. None: a
+            single process.
     """
-    if not tokenizer.chat_template:
+    end = (
+        _end_of_turn(tokenizer) if ranks is None else ranks.from_first(lambda: _end_of_turn(tokenizer), _END)
+    )
+    if end is None:
         return
-    with RenderPool(templates_of(tokenizer), processes=1) as pool:
-        (texts,) = pool.rendered([Conversation(_SHORT_CHAT, (1,))])
-    if isinstance(texts, TemplateError):
-        return
-    ids = encoder_of(tokenizer).encode(texts[0].text)
     configured = model.generation_config.eos_token_id
     ends = [configured] if isinstance(configured, int) else list(configured or [])
-    if ids[-1] not in ends:
-        model.generation_config.eos_token_id = [*ends, ids[-1]]
+    if end not in ends:
+        model.generation_config.eos_token_id = [*ends, end]
+
+
+def _end_of_turn(tokenizer: Tokenizer) -> int | None:
+    """Return the token that ends the assistant's turn; None where no template renders a short chat."""
+    if not tokenizer.chat_template:
+        return None
+    with RenderPool(templates_of(tokenizer), processes=1) as pool:
+        (texts,) = pool.rendered([Conversation(_SHORT_CHAT, (1,))])
+    return None if isinstance(texts, TemplateError) else encoder_of(tokenizer).encode(texts[0].text)[-1]

@@ -148,8 +148,9 @@ def _is_other_choice(field: UnknownField, place: Path) -> bool:
 def _not_accepted(field: UnknownField, place: Path, known: str, verb: str) -> str:
     """Return the sentence about a field whose place is known, but does not take it as it is."""
     begin = "unknown field" if verb == "rename" else "unknown field here"
-    if is_given(field.document.data, place):
-        line = field.document.line_of(in_items(field.document.data, place)[0])
+    items = in_items(field.document.data, place)  # none in a list that is empty
+    if items and is_given(field.document.data, place):
+        line = field.document.line_of(items[0])
         return f"{begin}; {known}, which is given in line {line}; remove one of them"
     accepted = accepted_text(
         schema_at(field.schema, tuple(0 if part == ANY_ITEM else part for part in place))

@@ -76,12 +76,6 @@ class MeasuringPlan:
     host_bytes: float
     """Memory of one node that its ranks take; 0 on a CPU, where `memory` is the node's."""
 
-    @property
-    def copies(self) -> int:
-        """Return how many copies of the model there are; ZeRO 3 divides one over all ranks."""
-        is_one = self.spread.method == "zero3" and self.spread.ranks_per_model > 1
-        return 1 if is_one else self.layout.world_size // self.spread.ranks_per_model
-
 
 @dataclass(frozen=True)
 class MeasuringRequest:
