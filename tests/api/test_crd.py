@@ -43,6 +43,7 @@ SCHEMA_KEYS = {
     "x-kubernetes-int-or-string",
     "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
+    "x-kubernetes-map-type",
     "x-kubernetes-preserve-unknown-fields",
     "x-kubernetes-validations",
 }
@@ -79,6 +80,15 @@ def test_crds_are_current(name: str) -> None:
 def test_the_schema_in_the_package_is_current() -> None:
     path = Path(crd.__file__).with_name(manifest_schema.FILE)
     assert path.read_text() == crd.render_manifest_schema(), "stale: run `make crds`"
+
+
+def test_a_status_is_one_field_to_the_api_server() -> None:
+    (status,) = (
+        schema_of(found)["properties"]["status"]
+        for found in DEFINITIONS
+        if "status" in schema_of(found)["properties"]
+    )
+    assert status["x-kubernetes-map-type"] == "atomic"
 
 
 def test_there_is_no_other_crd() -> None:

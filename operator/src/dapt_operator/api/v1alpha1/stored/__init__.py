@@ -1,1 +1,1 @@
-"""The planner's memory as the status stores it: the ledger, its records of runs, the facts of stages."""
+"""What the status stores: the planner's memory (ledger, records of runs, facts of stages), and live progress."""
