@@ -43,6 +43,15 @@ def test_what_is_put_is_found_with_its_family(store: Store) -> None:
     assert store.with_children(Key("health", "another")).resource is None
 
 
+def test_long_object_is_read_as_it_was_stored(store: Store) -> None:
+    long = adaptation(12) | {"status": {"message": "ä" * 100_000}}
+    assert store.put(long) == KEY
+    resource, family = store.resource(KEY), store.with_children(KEY)
+    assert resource is not None
+    assert resource["status"] == long["status"]
+    assert family.resource == resource
+
+
 def test_store_ignores_an_event_older_than_its_own_write(store: Store) -> None:
     store.put(adaptation(12) | {"status": {"phase": "Training"}}, is_own_write=True)
     assert store.put(adaptation(11) | {"status": {"phase": "Preparing"}}) is None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import structlog
 
 from dapt_operator.cluster.kubernetes.client import METADATA_ALONE
 from dapt_operator.cluster.kubernetes.resources import KINDS
@@ -32,20 +36,26 @@ class Notes:
         raise AssertionError("nothing is deleted")
 
 
+@contextmanager
+def watching(double: WatchedDouble, notes: Notes) -> Iterator[None]:
+    watch = Watch(
+        notes, double.connection(), lambda: (watched_kind("DomainAdaptation"),), namespace=KEY.namespace
+    )
+    watch.start()
+    try:
+        yield
+    finally:
+        assert watch.stop(10)
+
+
 def test_lists_of_a_watch_have_metadata_alone_and_its_events_are_whole() -> None:
     notes = Notes()
     with WatchedDouble() as double:
         listed = double.add(PATH, adaptation())
-        watch = Watch(
-            notes, double.connection(), lambda: (watched_kind("DomainAdaptation"),), namespace=KEY.namespace
-        )
-        watch.start()
-        try:
+        with watching(double, notes):
             wait_until(lambda: bool(notes.compared), "the list")
             changed = double.add(PATH, adaptation(profile="other"))
             wait_until(lambda: bool(notes.stored), "the event")
-        finally:
-            assert watch.stop(10)
         requests = double.sent("GET .*/domainadaptations$")
     assert notes.compared == [{"kind": "DomainAdaptation", "metadata": listed["metadata"]}]
     assert notes.stored == [changed]
@@ -53,3 +63,13 @@ def test_lists_of_a_watch_have_metadata_alone_and_its_events_are_whole() -> None
         False: METADATA_ALONE,
         True: "*/*",
     }
+
+
+def test_watch_begins_with_an_empty_list() -> None:
+    notes = Notes()
+    with WatchedDouble() as double, structlog.testing.capture_logs() as logged, watching(double, notes):
+        wait_until(lambda: any("watch" in request.query for request in double.requests), "the watch")
+        created = double.add(PATH, adaptation())
+        wait_until(lambda: bool(notes.stored), "the event")
+    assert notes.stored == [created]
+    assert logged == []

@@ -286,7 +286,9 @@ class ApiDouble:
         page = [
             {n: v for n, v in item.items() if n not in ("kind", "apiVersion")} for item in items[start:end]
         ]
-        return _json({"kind": f"{kind}List", "metadata": metadata, "items": page})
+        # As the real server does, which writes null for no metadata at all.
+        empty: list[Any] | None = None if kind == "PartialObjectMetadata" else []
+        return _json({"kind": f"{kind}List", "metadata": metadata, "items": page or empty})
 
 
 def _merged(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

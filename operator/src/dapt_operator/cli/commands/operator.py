@@ -10,6 +10,7 @@ from dapt_operator.cluster.kubernetes import Connection, NoConnectionError
 from dapt_operator.cluster.kubernetes.connection import service_account
 from dapt_operator.cluster.kubernetes.kubeconfig import load_kubeconfig
 from dapt_operator.runtime import logging_setup
+from dapt_operator.runtime.allocator import keep_little
 from dapt_operator.runtime.errors import BadSettingError, PortTakenError
 from dapt_operator.runtime.operator import Operator, end_process
 from dapt_operator.runtime.settings import Options, make_settings
@@ -29,6 +30,7 @@ def run(options: Options) -> NoReturn:
     except BadSettingError as error:
         raise UserError(error.problems, EXIT_USAGE) from None
     gc.set_threshold(GARBAGE_THRESHOLD)
+    keep_little()
     logging_setup.set_up(settings.log_format, settings.log_level)
     connection = find_cluster()
     try:

@@ -35,6 +35,8 @@ ABSENT_SECONDS: Final = 60.0
 """Pause until it is tried again whether JobSets can be listed."""
 _ATTEMPTS: Final = 2
 _METADATA_PAGE_ITEMS: Final = 500
+RESOURCE_PAGE_ITEMS: Final = 10
+"""Resources of one page: with a long history each takes half a MB once it is parsed, and the peak is not given back."""
 _AFTER_CONNECTING: Final = ("ReadTimeoutError", "ProtocolError", "HTTPError")
 """Reasons of requests that were sent and not answered."""
 MAX_SINGLE_READS = 25
@@ -268,6 +270,8 @@ class Resync:
         return self._replace_once(item, item.query)
 
     def _replace_once(self, item: _List, query: Query) -> set[Key]:
+        if item.kind == RESOURCE:
+            query = query | {"limit": RESOURCE_PAGE_ITEMS}
         first, items = self._items(item, query)
         return self._store.replace(item.kind, items, _version_of(first) or None, item.namespace)
 

@@ -9,7 +9,7 @@ watch are whole.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -51,7 +51,20 @@ def _session(connection: Connection, authorization: str) -> aiohttp.ClientSessio
         headers={"Authorization": authorization} if authorization else None,
         proxy=connection.proxy or None,
         middlewares=(_list_metadata_alone,),
+        response_class=_Response,
     )
+
+
+class _Response(aiohttp.ClientResponse):
+    """An answer in which an empty list of metadata is what kopf takes for an empty list."""
+
+    async def json(self, **options: Any) -> Any:
+        """Return the decoded answer."""
+        answer = await super().json(**options)
+        # The API server writes null for no items there, and an empty list in every other list.
+        if isinstance(answer, dict) and answer.get("items", ()) is None:
+            answer["items"] = []
+        return answer
 
 
 async def _list_metadata_alone(

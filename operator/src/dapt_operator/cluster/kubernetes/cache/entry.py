@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -14,12 +15,15 @@ from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.labels import controller_of, orphan_of
 from dapt_operator.launchers.observe.containers import has_ended
-from dapt_operator.stage_run import HOLDER_KINDS, Manifest
+from dapt_operator.stage_run import HOLDER_KINDS, JsonObject, Manifest
 
 RESOURCE, PROFILE = "DomainAdaptation", "AdaptationProfile"
 CACHED_KINDS: Final = (RESOURCE, PROFILE, *HOLDER_KINDS, "Pod")
 JOBSET_LABEL: Final = "jobset.sigs.k8s.io/jobset-name"
 JOB_LABEL: Final = "batch.kubernetes.io/job-name"
+_COMPRESSED_BYTES: Final = 16 * 1024
+"""Objects of this size and more are kept compressed: resources with a long history, which take a quarter then."""
+_FASTEST: Final = 1
 
 ObjectId = tuple[str, str, str]
 """Kind, namespace, name."""
@@ -57,7 +61,7 @@ class Entry:
     """One version of an object."""
 
     body: bytes
-    """JSON."""
+    """JSON, compressed if it is long. The same content gives the same bytes."""
     uid: str
     version: int
     key: Key | None
@@ -103,18 +107,18 @@ def entry_of(body: Manifest) -> Entry | None:
     namespace = str(metadata.get("namespace") or "")
     if kind == RESOURCE:
         profile = str((body.get("spec") or {}).get("profile") or "")
-        return Entry(_json(body), uid, version, Key(namespace, str(metadata["name"])), profile=profile)
+        return Entry(_body(body), uid, version, Key(namespace, str(metadata["name"])), profile=profile)
     if kind == PROFILE:
         annotations = metadata.get("annotations") or {}
         is_default = annotations.get(DEFAULT_PROFILE_ANNOTATION) == "true"
-        return Entry(_json(body), uid, version, None, is_default=is_default)
+        return Entry(_body(body), uid, version, None, is_default=is_default)
     labels: Mapping[str, str] = metadata.get("labels") or {}
     name, owner_uid = labels.get(LABEL_NAME), labels.get(LABEL_UID)
     if not name or not owner_uid or not _is_ours(str(kind), metadata, owner_uid):
         return None
     key = Key(namespace, name)
     return Entry(
-        body=_json(body),
+        body=_body(body),
         uid=uid,
         version=version,
         key=key,
@@ -125,8 +129,15 @@ def entry_of(body: Manifest) -> Entry | None:
     )
 
 
-def _json(body: Manifest) -> bytes:
-    return json.dumps(project(body), separators=(",", ":"), ensure_ascii=False).encode()
+def content_of(body: bytes) -> JsonObject:
+    """Return the object that an entry's body holds; each call makes a new one."""
+    content: JsonObject = json.loads(body if body.startswith(b"{") else zlib.decompress(body))
+    return content
+
+
+def _body(manifest: Manifest) -> bytes:
+    text = json.dumps(project(manifest), separators=(",", ":"), ensure_ascii=False).encode()
+    return text if len(text) < _COMPRESSED_BYTES else zlib.compress(text, _FASTEST)
 
 
 def _is_ours(kind: str, metadata: Manifest, owner_uid: str) -> bool:
