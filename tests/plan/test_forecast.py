@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from dapt_operator.plan.forecast import ERRORS, RATE_POWER, REPLAY_POWER, TIME_POWER, TrainingCourse, forecast
+from dapt_operator.plan.stage_parts.forecast import (
+    ERRORS,
+    RATE_POWER,
+    REPLAY_POWER,
+    TIME_POWER,
+    TrainingCourse,
+    forecast,
+)
 
 COSINE = TrainingCourse(total_steps=1000, replay_fraction=0.25, warmup_fraction=0.01, minimum_ratio=0.1)
 CONSTANT = TrainingCourse(total_steps=1000, replay_fraction=0.0, warmup_fraction=0.0, minimum_ratio=1.0)

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from dapt_contract.base import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, Message, ShortText, Text, Time
-from dapt_operator.api.v1alpha1.status_progress import PreflightStatus, ProgressStatus, StatusBase
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.progress import PreflightStatus, ProgressStatus, StatusBase
 
 MAX_CANDIDATES = 100
 MAX_STAGES = 30

@@ -25,8 +25,8 @@ from dapt_operator.api.v1alpha1.status import (
     StageStatus,
     Usage,
 )
-from dapt_operator.api.v1alpha1.status_progress import ProgressStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.progress import ProgressStatus
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.plan.chain_parts.assess import ChainInputs
 from dapt_operator.plan.chain_parts.position import Position

@@ -22,8 +22,8 @@ from dapt_operator.api.v1alpha1.events import (
     WARNING,
 )
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
-from dapt_operator.api.v1alpha1.status_progress import ProgressStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.progress import ProgressStatus
 from dapt_operator.plan.stage_parts.attempts import rollback_sentence
 from dapt_operator.plan.status.conditions import run_title
 

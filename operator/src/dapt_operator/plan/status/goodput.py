@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dapt_contract.stages.pretrain import PretrainFacts
-from dapt_operator.api.v1alpha1.status_progress import ProgressStatus
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+from dapt_operator.api.v1alpha1.stored.progress import ProgressStatus
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.plan.observed import Observed
 

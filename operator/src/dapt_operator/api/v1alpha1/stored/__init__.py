@@ -1,1 +1,1 @@
-"""The planner's memory as the status stores it: the ledger, its records of runs, the facts of stages."""
+"""The planner's memory as the status stores it: the ledger, its records of runs, facts of stages, newest progress."""
