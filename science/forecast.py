@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy
 
-from dapt_operator.plan.gates.forecast import ERRORS, TrainingCourse
+from dapt_operator.plan.stage_parts.forecast import ERRORS, TrainingCourse
 from science import store
 from science.experiments import EXPERIMENTS
 from science.experiments.common import Records, Table

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dapt_operator.plan.gates.forecast import (
+from dapt_operator.plan.stage_parts.forecast import (
     ERRORS,
     RATE_POWER,
     REPLAY_POWER,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from dapt_operator.plan.gates.forecast import RATE_POWER, REPLAY_POWER, TIME_POWER
+from dapt_operator.plan.stage_parts.forecast import RATE_POWER, REPLAY_POWER, TIME_POWER
 from science import forecast, store
 
 KNOWN = forecast.readings(store.RESULTS)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from dapt_operator.cluster.kubernetes import Connection, KubernetesCluster, Store
@@ -114,7 +114,7 @@ class ApiDouble:
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
-    def __enter__(self) -> ApiDouble:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

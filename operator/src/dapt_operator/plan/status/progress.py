@@ -16,10 +16,10 @@ from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.api.v1alpha1.stored.progress import ForecastStatus, PreflightStatus, ProgressStatus
 from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.gates import perplexity
-from dapt_operator.plan.gates.forecast import MOST_PASSES, TrainingCourse, forecast
 from dapt_operator.plan.ledger.stage_facts import measure_of_row
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.stage_parts.attempts import Attempt, find_attempt
+from dapt_operator.plan.stage_parts.forecast import MOST_PASSES, TrainingCourse, forecast
 from dapt_operator.stage_run import RunPhase
 
 LEAST_SECONDS: Final = 10.0

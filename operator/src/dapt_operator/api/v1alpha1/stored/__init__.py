@@ -1,1 +1,1 @@
-"""What the status stores: the planner's memory (ledger, records of runs, facts of stages), and live progress."""
+"""The planner's memory as the status stores it: the ledger, its records of runs, facts of stages, newest progress."""

@@ -1,4 +1,4 @@
-"""Defines what the status says of a running training: progress, the forecast from its readings, the preflight."""
+"""Defines what the status stores of a running training: progress, the forecast from its readings, the preflight."""
 
 from __future__ import annotations
 
