@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dapt_operator.runtime.metrics import RECONCILE_DURATION, RECONCILE_ERRORS
+from dapt_operator.runtime.metrics import LABELS, RECONCILE_DURATION, RECONCILE_ERRORS
 from dapt_operator.runtime.metrics_series import SERIES
 from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES, PROCESS_GAUGES
 from dapt_trainer.pod.progress import METRICS
@@ -88,9 +88,14 @@ def test_a_dashboard_asks_for_series_that_exist(board: dict[str, Any]) -> None:
         assert set(re.findall(r"\bdapt_\w+", expression)) <= NAMES
 
 
-def test_a_rule_asks_for_series_that_exist() -> None:
-    for alert in ALERTS:
-        assert set(re.findall(r"\bdapt_\w+", alert["expr"])) <= NAMES
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_a_rule_asks_for_series_and_names_labels_that_exist(alert: dict[str, Any]) -> None:
+    labels = {series.name: {*LABELS, series.label} for series in SERIES}
+    labels |= {name: set(names) for name, _, names in (*OPERATOR_GAUGES, *PROCESS_GAUGES)}
+    first, *others = re.findall(r"\bdapt_\w+", alert["expr"])
+    assert {first, *others} <= NAMES
+    asked = set(re.findall(r"\$labels\.(\w+)", alert["annotations"]["summary"]))
+    assert asked <= labels.get(first, set())
 
 
 def test_every_series_of_an_adaptation_is_on_a_dashboard() -> None:
