@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from dapt_operator.runtime.metrics import LABELS, RECONCILE_DURATION, RECONCILE_ERRORS
-from dapt_operator.runtime.metrics_series import SERIES
 from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES, PROCESS_GAUGES
+from dapt_operator.runtime.series.table import SERIES
 from dapt_trainer.pod.progress import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_neither_is_installed_by_default(helm: Any) -> None:
 def test_dashboards_come_as_config_maps_that_a_sidecar_finds(helm: Any) -> None:
     values = ("--set", "dashboards.enabled=true", "--set", "dashboards.annotations.grafana_folder=dapt")
     maps = [item for item in objects(helm, *values) if item["kind"] == "ConfigMap"]
-    found = {}
+    found: dict[str, Any] = {}
     for item in maps:
         assert item["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert item["metadata"]["annotations"] == {"grafana_folder": "dapt"}
