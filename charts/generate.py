@@ -1,4 +1,4 @@
-"""Writes what follows from the chart: its README, the annotations for Artifact Hub, and the kustomize base.
+"""Writes what follows from the chart: its README, dashboards, annotations for Artifact Hub, and the kustomize base.
 
 make chart
 
@@ -244,7 +244,19 @@ def find_helm() -> str | None:
     return str(folder / "helm") if folder else shutil.which("helm")
 
 
+def write_dashboards() -> None:
+    """Write the dashboards, where the library that makes them is installed."""
+    sys.path.append(str(ROOT / "charts"))
+    try:
+        import dashboards
+    except ModuleNotFoundError as missing:
+        print(f"no {missing.name}: charts/dapt/files/dashboards stays as it is; run `make setup`")
+    else:
+        dashboards.main()
+
+
 def main() -> None:
+    write_dashboards()
     (CHART / "Chart.yaml").write_text(chart_yaml())
     (CHART / "README.md").write_text(readme())
     BASE.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,11 @@ pytestmark = pytest.mark.cluster
 
 OF_AN_ADAPTATION = {
     "dapt_condition": "type",
+    "dapt_phase": "phase",
+    "dapt_reason": "reason",
+    "dapt_eta_seconds": None,
+    "dapt_cost": None,
+    "dapt_stage_waiting_seconds": "stage",
     "dapt_general_perplexity_increase_ratio": None,
     "dapt_domain_perplexity_decrease_ratio": None,
     "dapt_task_drop_points": "task",
@@ -47,6 +52,10 @@ OF_AN_ADAPTATION = {
 }
 """Series of the operator that speak of an adaptation, each with its label beside namespace and name."""
 OF_THE_OPERATOR = {
+    "dapt_build_info",
+    "dapt_operator_acting",
+    "dapt_work_queue_depth",
+    "dapt_last_list_timestamp_seconds",
     "dapt_reconcile_duration_seconds_bucket",
     "dapt_reconcile_duration_seconds_count",
     "dapt_reconcile_duration_seconds_sum",
@@ -182,7 +191,7 @@ def test_prometheus_reads_every_series_from_one_exporter_until_its_object_is_gon
     rank_0: Any,
 ) -> None:
     kubelet.script = script
-    profile = make_profile(control_plane)
+    profile = make_profile(control_plane, accelerator={"pricePerHour": 3600})
     adaptation = Adaptation(control_plane, place, profile)
     ours = {"namespace": place, "name": "clinical"}
 
@@ -217,6 +226,9 @@ def test_prometheus_reads_every_series_from_one_exporter_until_its_object_is_gon
         "the progress that rank 0 told the operator",
     )
     assert [sample.value for sample in reader.query("dapt_tokens_total")] == [10_240]
+    (held,) = reader.query('dapt_running_accelerators{stage="pretrain"}')
+    assert (held.labels["name"], held.value) == ("clinical", 4)
+    assert [sample.value for sample in reader.query("dapt_operator_acting")] == [1]
 
     jobs = exporters(reader)
     assert all(jobs.pop(name) == {"dapt-trainers"} for name in OF_RANK_0)
@@ -247,6 +259,8 @@ def test_prometheus_reads_every_series_from_one_exporter_until_its_object_is_gon
     assert timed == set(STAGES)
     assert {stage for name, stage in values if name == "dapt_gpu_seconds_total"} == set(STAGES)
     assert values["dapt_gpu_seconds_total", "pretrain"] > 0
+    assert values["dapt_cost", ""] == status["usage"]["cost"]
+    assert (values["dapt_phase", "Published"], values["dapt_eta_seconds", ""]) == (1, 0)
 
     # --- the same from the next operator, for they are the resource's ---
     operator.kill()

@@ -1,4 +1,4 @@
-"""The manifests, alerts, health check and image commands on the pages about clusters work.
+"""The manifests, health check and image commands on the pages about clusters work.
 
 Their commands for helm and kubectl are run by tests/cluster/test_chart.py.
 """
@@ -18,11 +18,9 @@ from dapt_contract.version import PRODUCT_VERSION
 from dapt_operator.cli.commands.lint import lint
 from dapt_operator.cli.commands.plan import plan
 from dapt_operator.cli.inputs.manifests import read_request
-from dapt_operator.runtime import metrics
 
 ROOT = Path(__file__).parents[2]
 INSTALLING = (ROOT / "docs" / "installing.md").read_text()
-OPERATING = (ROOT / "docs" / "operating.md").read_text()
 
 
 def named_blocks(text: str) -> dict[str, str]:
@@ -34,7 +32,6 @@ def named_blocks(text: str) -> dict[str, str]:
 
 
 FILES = named_blocks(INSTALLING)
-HISTOGRAM_PARTS = ("_count", "_sum", "_bucket")
 
 
 @pytest.mark.parametrize("name", ["profile.yaml", "first.yaml"])
@@ -63,20 +60,6 @@ def test_the_commands_for_images_name_dockerfiles_and_the_version() -> None:
         assert command[-1] == "."
         assert f"docker push {command[5]}" in INSTALLING
         assert f"docker build --file {command[3]} --tag {command[5]} ." in (ROOT / command[3]).read_text()
-
-
-def test_alerts_read_series_and_labels_that_are_exported() -> None:
-    labels = {series.name: {*metrics.LABELS, series.label} for series in metrics.SERIES}
-    labels |= {metrics.RECONCILE_ERRORS[0]: set(), metrics.RECONCILE_DURATION[0]: set()}
-    (group,) = yaml.safe_load(named_blocks(OPERATING)["alerts.yaml"])["groups"]
-    assert len(group["rules"]) == 7
-    for rule in group["rules"]:
-        for name in re.findall(r"\bdapt_\w+", rule["expr"]):
-            for part in HISTOGRAM_PARTS:
-                name = name.removesuffix(part)
-            assert name in labels, f"{rule['alert']} reads {name}"
-            asked = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
-            assert asked <= labels[name], rule["alert"]
 
 
 def condition(type_: str, message: str = "because") -> dict[str, str]:

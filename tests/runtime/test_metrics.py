@@ -23,8 +23,7 @@ from dapt_operator.api.v1alpha1.stored.ledger import ClosedRuns, Ledger
 from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
 from dapt_operator.cluster.kubernetes import Store, Summary
 from dapt_operator.cluster.kubernetes.resync import FailedList
-from dapt_operator.runtime import metrics, metrics_reference, metrics_status
-from dapt_operator.runtime.metrics_series import SERIES, AdaptationSeries, Value
+from dapt_operator.runtime import metrics, metrics_reference
 from dapt_operator.runtime.operator_metrics import (
     OPERATOR_GAUGES,
     PROCESS_GAUGES,
@@ -32,6 +31,8 @@ from dapt_operator.runtime.operator_metrics import (
     ProcessCollector,
     ProcessState,
 )
+from dapt_operator.runtime.series import shown_status
+from dapt_operator.runtime.series.table import SERIES, AdaptationSeries, Value
 from dapt_operator.stage_run import Manifest
 from dapt_operator.testing.objects import Ends, Stays
 from dapt_trainer.pod.progress import METRICS
@@ -171,15 +172,15 @@ def test_values_are_those_of_the_whole_status() -> None:
 @pytest.mark.parametrize(
     ("shown", "whole"),
     [
-        (metrics_status.ShownStatus, status.DomainAdaptationStatus),
-        (metrics_status.ShownCondition, status.Condition),
-        (metrics_status.ShownCandidate, status.CandidateStatus),
-        (metrics_status.ShownSelection, status.SelectedStatus),
-        (metrics_status.ShownProgress, status.ProgressStatus),
-        (metrics_status.ShownUsage, status.Usage),
-        (metrics_status.ShownRun, RunRecord),
-        (metrics_status.ShownClosedRuns, ClosedRuns),
-        (metrics_status.ShownLedger, Ledger),
+        (shown_status.ShownStatus, status.DomainAdaptationStatus),
+        (shown_status.ShownCondition, status.Condition),
+        (shown_status.ShownCandidate, status.CandidateStatus),
+        (shown_status.ShownSelection, status.SelectedStatus),
+        (shown_status.ShownProgress, status.ProgressStatus),
+        (shown_status.ShownUsage, status.Usage),
+        (shown_status.ShownRun, RunRecord),
+        (shown_status.ShownClosedRuns, ClosedRuns),
+        (shown_status.ShownLedger, Ledger),
     ],
 )
 def test_fields_that_metrics_read_are_those_of_the_status(

@@ -107,7 +107,7 @@ class Prometheus:
 
     def wait_for_scrapes(self, job: str, more: int = 1) -> None:
         """Until the first target of a job that is there then was scraped so many times from now on."""
-        expression = f'count_over_time(up{{job="{job}"}}[1h])'
+        expression = f'sum_over_time(up{{job="{job}"}}[1h])'  # one that failed is 0
         before = {_instance(sample): sample.value for sample in self.query(expression)}
 
         def is_scraped() -> bool:

@@ -18,8 +18,8 @@ from dapt_contract.sentences import shortened
 from dapt_contract.untrusted.printable import printable
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES
 from dapt_operator.cluster.kubernetes import Summary
-from dapt_operator.runtime.metrics_series import SERIES, AdaptationSeries, Value, read_conditions
-from dapt_operator.runtime.metrics_status import ShownStatus
+from dapt_operator.runtime.series.shown_status import ShownStatus
+from dapt_operator.runtime.series.table import SERIES, AdaptationSeries, Value, read_conditions
 from dapt_operator.runtime.watching.store_updater import owner_of
 from dapt_operator.stage_run import Manifest
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from dapt_operator.runtime.metrics import RECONCILE_DURATION, RECONCILE_ERRORS
-from dapt_operator.runtime.metrics_series import SERIES
 from dapt_operator.runtime.operator_metrics import OPERATOR_GAUGES, PROCESS_GAUGES
+from dapt_operator.runtime.series.table import SERIES
 
 PAGE: Final = "metrics.md"
 
@@ -29,7 +29,7 @@ def page(trainer: Mapping[str, tuple[str, str]]) -> str:
     ours = [(series.name, series.kind, series.label, series.help) for series in SERIES]
     theirs = [(f"dapt_trainer_{name}", "gauge", "", text) for name, (_, text) in trainer.items()]
     lines = [
-        "<!-- Generated from dapt_operator.runtime.metrics_series and dapt_trainer.pod.progress. Do not edit. -->",
+        "<!-- Generated from dapt_operator.runtime.series.table and dapt_trainer.pod.progress. Do not edit. -->",
         "",
         "# Metrics",
         "",

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from dapt_contract.pod.failure import Cause
 from dapt_operator.api.v1alpha1.conditions import FINISHED, RECONCILING, STALLED, SUSPENDED
-from dapt_operator.runtime.metrics_status import ShownCandidate, ShownLedger, ShownRun, ShownStatus
+from dapt_operator.runtime.series.shown_status import ShownCandidate, ShownLedger, ShownRun, ShownStatus
 
 Value = tuple[str, float]
 """Value of the additional label (empty when the series has none), and the number."""
