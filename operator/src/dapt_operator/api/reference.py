@@ -13,7 +13,7 @@ from dapt_operator.api.schema.immutable import FROZEN_BY, FROZEN_BY_SUCCESS
 from dapt_operator.api.v1alpha1.conditions import CONDITION_TYPES, PHASES, REASONS
 from dapt_operator.api.v1alpha1.events import EVENTS
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
-from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.v1alpha1.stored.resource import StoredAdaptation
 from dapt_operator.api.validation.problem import accepted_text
 from dapt_operator.api.validation.unsupported import ADAPTATION, PROFILE, Unsupported
 
@@ -29,7 +29,7 @@ def render() -> dict[str, str]:
 
 
 def _api_page() -> str:
-    adaptation, profile = structural(DomainAdaptation), structural(AdaptationProfile)
+    adaptation, profile = structural(StoredAdaptation), structural(AdaptationProfile)
     frozen = [f"| `spec.{block}` | {stage} starts |" for block, stage in FROZEN_BY.items()]
     frozen += [f"| `spec.{block}` | {stage} succeeds |" for block, stage in FROZEN_BY_SUCCESS.items()]
     lines = [

@@ -20,6 +20,7 @@ from dapt_operator.api.schema import immutable
 from dapt_operator.api.v1alpha1.base import API_GROUP, HOST_PATTERN, VERSION, camel_case
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.v1alpha1.stored.resource import StoredAdaptation
 
 HEADER: Final = "# Generated from the models in dapt_operator.api; `dapt crd` prints it. Do not edit.\n"
 
@@ -121,16 +122,14 @@ def _structural(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
 
 def render_manifest_schema() -> str:
     """Return the text of `manifest_schema.json`: the schema of each kind of manifest."""
-    schemas = {model.__name__: _without_status(model) for model in (DomainAdaptation, AdaptationProfile)}
+    schemas = {model.__name__: _manifest_schema(model) for model in (DomainAdaptation, AdaptationProfile)}
     return json.dumps(schemas, indent=1, ensure_ascii=False) + "\n"
 
 
-def _without_status(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the structural schema of a resource without its status, which nobody writes and which is half of it."""
+def _manifest_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the structural schema of a manifest: of a resource without its status, which is half of it."""
     properties: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        if name == "status":
-            continue
         block = field.annotation
         if isinstance(block, type) and issubclass(block, BaseModel):
             properties[camel_case(name)] = structural(block)
@@ -301,7 +300,7 @@ def _unless_stored(rule: dict[str, Any]) -> dict[str, Any]:
 
 def adaptation_definition() -> dict[str, Any]:
     """Return the CustomResourceDefinition of DomainAdaptation, as data."""
-    schema = object_schema(DomainAdaptation)
+    schema = object_schema(StoredAdaptation)
     spec = schema["properties"]["spec"]
     # One writer writes it as a whole. To note who owns which of its fields took the API server a quarter of the time of
     # each write of a status, and two of five bytes of each object.

@@ -29,7 +29,6 @@ from dapt_operator.api.v1alpha1.spec_training import (
     Preference,
     Pretraining,
 )
-from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 
 
 def _trains_adapters_throughout(spec: "DomainAdaptationSpec") -> bool:
@@ -123,7 +122,7 @@ class DomainAdaptationSpec(Base):
 
 
 class DomainAdaptation(Base):
-    """The adaptation of a language model to a domain."""
+    """The adaptation of a language model to a domain, as users write it; `StoredAdaptation` has its status too."""
 
     api_version: Literal["dapt.dev/v1alpha1"] = API_VERSION
     """Version of the resource."""
@@ -133,8 +132,6 @@ class DomainAdaptation(Base):
     """Name, namespace, labels and annotations."""
     spec: DomainAdaptationSpec
     """The desired adaptation."""
-    status: DomainAdaptationStatus | None = None
-    """The observed state; only the operator writes it."""
 
 
 def has_scores(spec: DomainAdaptationSpec) -> bool:

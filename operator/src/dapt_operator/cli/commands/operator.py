@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import gc
+from typing import Final, NoReturn
 
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
 from dapt_operator.cluster.kubernetes import Connection, NoConnectionError
@@ -12,6 +13,9 @@ from dapt_operator.runtime import logging_setup
 from dapt_operator.runtime.errors import BadSettingError, PortTakenError
 from dapt_operator.runtime.operator import Operator, end_process
 from dapt_operator.runtime.settings import Options, make_settings
+
+GARBAGE_THRESHOLD: Final = 700
+"""Python's own: the one of the command line is for processes that end soon."""
 
 
 def run(options: Options) -> NoReturn:
@@ -24,6 +28,7 @@ def run(options: Options) -> NoReturn:
         settings = make_settings(options)
     except BadSettingError as error:
         raise UserError(error.problems, EXIT_USAGE) from None
+    gc.set_threshold(GARBAGE_THRESHOLD)
     logging_setup.set_up(settings.log_format, settings.log_level)
     connection = find_cluster()
     try:
