@@ -211,10 +211,16 @@ class ApiDouble:
         if place["sub"] == "log":
             text = self.logs.get(name)
             return Odd(200, {}, text) if text is not None else _status(404, "NotFound", f"no log of {name}")
+        if name is None and request.query.get("watch") == "true":
+            return self._watch(request, place["plural"])
         if name is None:
             return self._collection(request, place["plural"], place["namespace"])
         path = request.path.removesuffix("/status")
         found = self.objects.get(path)
+        if request.method == "PATCH" and "merge-patch" in request.headers["Content-Type"]:
+            if found is None:
+                return _status(404, "NotFound", f'{place["plural"]} "{name}" not found')
+            return _json(self._store(path, _merge_patched(found, request.body)))
         if request.method == "PATCH":
             return _json(self._store(path, _merged(found or {}, request.body)))
         if found is None:
@@ -235,6 +241,18 @@ class ApiDouble:
             return _json(self._store(path, gone))
         self.remove(path)
         return _status(200, "", "")
+
+    def _watch(self, request: Request, plural: str) -> Odd:
+        """Report what has changed since the version that the client knows, and end the watch."""
+        fields, since = request.query.get("fieldSelector", ""), int(request.query["resourceVersion"])
+        events = [
+            {"type": "MODIFIED" if what == "put" else "DELETED", "object": item}
+            for what, item in self.changes
+            if int(item["metadata"]["resourceVersion"]) > since
+            and all(_has_field(item, term) for term in fields.split(",") if term)
+            and item.get("kind", "").lower() + "s" == plural
+        ]
+        return Odd(body="".join(f"{json.dumps(event)}\n" for event in events).encode())
 
     def _collection(self, request: Request, plural: str, namespace: str | None) -> Odd:
         if request.method == "POST":
@@ -273,6 +291,19 @@ class ApiDouble:
 
 def _merged(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return below | over | {"metadata": (below.get("metadata") or {}) | over["metadata"]}
+
+
+def _merge_patched(below: Any, over: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(over, dict):
+        return over
+    result = dict(below) if isinstance(below, dict) else {}
+    for name, value in over.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _merge_patched(result.get(name), value)
+    return result
 
 
 def _has_field(item: Any, term: str) -> bool:

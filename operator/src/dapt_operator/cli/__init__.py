@@ -19,7 +19,12 @@ GARBAGE_THRESHOLD: Final = 50_000
 with Python's own 700 the collector takes a tenth of the time of a short command."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main_of_kubectl() -> None:
+    """Run the command line as `kubectl dapt`, which kubectl starts as the program `kubectl-dapt`."""
+    main(program="kubectl dapt")
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "dapt") -> None:
     """Run the command line and exit; a user's mistake is sentences on stderr, never a traceback."""
     # pydantic would look for plugins in the metadata of every installed package before it builds the first model.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
@@ -28,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from dapt_operator.cli.app import app
 
     try:
-        app(args=list(arguments) if arguments is not None else None, prog_name="dapt")
+        app(args=list(arguments) if arguments is not None else None, prog_name=program)
     except UserError as error:
         for problem in error.problems:
             write_problem(problem)
@@ -38,4 +43,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(141)
 
 
-__all__ = ["main"]
+__all__ = ["main", "main_of_kubectl"]

@@ -8,18 +8,31 @@ from typing import Annotated
 import typer
 
 from dapt_contract.version import PRODUCT_VERSION
+from dapt_operator.cli.cluster_commands import commands as cluster_commands
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
 from dapt_operator.cli.terminal import write_line
+from dapt_operator.cli.world import (
+    RUNS,
+    Context,
+    Local,
+    Namespace,
+    Output,
+    RunsDir,
+    is_json,
+    is_local,
+    open_access,
+)
 
 app = typer.Typer(
     name="dapt",
     help=(
         "Adapt a language model to a domain, with forgetting measured, bounded and reported.\n\n"
         "Start with `dapt lint MANIFEST`, then `dapt plan MANIFEST` (what it will need; costs nothing), then"
-        " `dapt run MANIFEST` (on this machine). Starting an interrupted run again continues it."
+        " `dapt run MANIFEST` (on this machine) or `dapt submit MANIFEST` (in a cluster). Starting an interrupted run"
+        " again continues it."
     ),
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,11 +49,10 @@ Profile = Annotated[
         " manifest's file, else `local`.",
     ),
 ]
-RunsDir = Annotated[
+LocalRuns = Annotated[
     Path,
     typer.Option("--runs-dir", metavar="FOLDER", help="Folder of local runs; each has its own folder there."),
 ]
-RUNS = Path("runs")
 
 
 def _show_version(is_requested: bool) -> None:
@@ -99,7 +111,7 @@ def _number(text: str | None) -> float | None:
 def run(
     manifest: Manifest,
     profile: Profile = None,
-    runs_dir: RunsDir = RUNS,
+    runs_dir: LocalRuns = RUNS,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Remove what an earlier run of this name left, and start over.")
     ] = False,
@@ -124,36 +136,61 @@ def run(
 @app.command()
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FOLDER]", help="One run; left out: all.")
+        str | None,
+        typer.Argument(metavar="[NAME|FOLDER]", help="One adaptation or local run; left out: all."),
     ] = None,
-    runs_dir: RunsDir = RUNS,
+    namespace: Namespace = None,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Adaptations of all namespaces.")
+    ] = False,
+    context: Context = None,
+    local: Local = False,
+    runs_dir: RunsDir = None,
+    output: Output = "text",
 ) -> None:
-    """Show the state of local runs: stages, candidates, results, and what they wait for."""
-    from dapt_operator.cli.commands.status import run_overview, runs_table
-    from dapt_operator.cli.display.screen import make_console
-    from dapt_operator.cli.run_folder import all_runs, find_run
+    """Show the state of adaptations or local runs: stages, candidates, results, and what they wait for."""
+    from dapt_operator.cli.commands import show_status
 
-    console = make_console()
-    if name is not None:
-        console.print(run_overview(find_run(name, runs_dir)))
-        return
-    existing = all_runs(runs_dir)
-    if not existing:
-        raise UserError(f"no run in {runs_dir}; start one with `dapt run MANIFEST`, or give --runs-dir")
-    console.print(runs_table(existing))
+    as_json = is_json(output)
+    cluster_options = (namespace, all_namespaces, context)
+    if is_local(local=local, runs_dir=runs_dir, cluster_options=cluster_options, name=name):
+        show_status.show_local(name, runs_dir or RUNS, as_json=as_json)
+    else:
+        access = open_access(namespace, context)
+        show_status.show_cluster(access, name, all_namespaces=all_namespaces, as_json=as_json)
 
 
 @app.command()
 def report(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FOLDER]", help="The run; left out: the only one there is.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME|FOLDER]", help="Adaptation or local run; left out: the only local run."
+        ),
     ] = None,
-    runs_dir: RunsDir = RUNS,
+    namespace: Namespace = None,
+    context: Context = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="Where FOLDER/NAME/report.html is written. Default: `reports`."
+        ),
+    ] = None,
+    local: Local = False,
+    runs_dir: RunsDir = None,
 ) -> None:
-    """Write the HTML page of a run again, also of one that has not finished."""
-    from dapt_operator.cli.commands.report import rebuild
+    """Write the HTML page of an adaptation, from its resource alone, or of a local run; also before it has ended."""
+    cluster_options = (namespace, context, None if out is None else str(out))
+    if is_local(local=local, runs_dir=runs_dir, cluster_options=cluster_options, name=name):
+        from dapt_operator.cli.commands.report import rebuild
 
-    write_line(f"wrote {rebuild(name, runs_dir)}")
+        write_line(f"wrote {rebuild(name, runs_dir or RUNS)}")
+        return
+    if name is None:
+        raise UserError("name the adaptation to report on; `dapt status` lists them", EXIT_USAGE)
+    from dapt_operator.cli.commands.cluster.report import write_report
+
+    write_line(f"wrote {write_report(open_access(namespace, context), name, out or Path('reports'))}")
 
 
 @app.command()
@@ -166,7 +203,7 @@ def rejudge(
         ),
     ],
     manifest: Manifest,
-    runs_dir: RunsDir = RUNS,
+    runs_dir: LocalRuns = RUNS,
 ) -> None:
     """Apply the gates and the selection of MANIFEST to the recorded numbers of a run. Changes nothing."""
     from dapt_operator.cli.commands.rejudge import rejudge_run
@@ -294,3 +331,6 @@ def operator(
         log_level=log_level,
     )
     run_operator(options)
+
+
+app.add_typer(cluster_commands)

@@ -1,4 +1,4 @@
-"""`dapt status` shows all local runs in a table, or one run with its stages, its conditions and its results."""
+"""`dapt status --local` shows all local runs in a table, or one run with stages, conditions and results."""
 
 from __future__ import annotations
 
@@ -41,10 +41,13 @@ def runs_table(runs: tuple[RunFolder, ...]) -> Table:
 
 def _row(run: RunFolder) -> tuple[str, ...]:
     status = run.status()
+    return (run.name, _phase(run, status), *result_cells(status))
+
+
+def result_cells(status: DomainAdaptationStatus) -> tuple[str, ...]:
+    """Return progress, forgetting, gain and the selected candidate as the overview of several runs shows them."""
     fraction = status.progress.fraction if status.progress else None
     return (
-        run.name,
-        _phase(run, status),
         "–" if fraction is None else f"{100 * fraction:.0f} %",
         percent(status.forgetting),
         "–" if status.gain is None else f"{status.gain:.3f}",
@@ -75,7 +78,7 @@ def _overview(run: RunFolder) -> RenderableType:
     if not sentence and not run.is_in_use:
         status = _stopped(status)
         sentence = "not running now; `dapt run` with its manifest continues it"
-    snapshot = Snapshot(run.name, status, started, progress=_last_progress(status), now=datetime.now(UTC))
+    snapshot = Snapshot(run.name, status, started, progress=last_progress(status), now=datetime.now(UTC))
     parts: list[RenderableType] = [render(snapshot)]
     # Without a file of the invocations it is not known how long they took together.
     took = run.invocations.sentence if run.invocations.number else ""
@@ -94,7 +97,7 @@ def _overview(run: RunFolder) -> RenderableType:
     return Group(*parts)
 
 
-def _last_progress(status: DomainAdaptationStatus) -> dict[str, Progress]:
+def last_progress(status: DomainAdaptationStatus) -> dict[str, Progress]:
     """Return the progress of a running pretraining by its run key, as the status has it: it keeps no other stage's."""
     reading = status.progress
     running = [stage for stage in status.stages if stage.kind == "pretrain" and stage.state == "Running"]

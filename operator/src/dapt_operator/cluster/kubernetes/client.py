@@ -51,7 +51,6 @@ METADATA_ALONE: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8
 """`Accept` of a list whose items have nothing but their metadata."""
 _REFUSED: Final = frozenset({400, 403, 405, 413, 422})
 _WRITES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_WRITE_QUERY: Final = {"fieldManager": "dapt"}
 _log = logging.getLogger(__name__)
 
 Query = Mapping[str, str | int]
@@ -99,12 +98,19 @@ class _Answer:
 class ApiServerClient:
     """A client of the API server, usable from any number of threads."""
 
-    def __init__(self, connection: Connection, may_write: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        may_write: Callable[[], bool] = lambda: True,
+        field_manager: str = "dapt",
+    ) -> None:
         """
         Args:
             connection: where the API server is and who we are there.
             may_write: called before each attempt of a write.
+            field_manager: owner of the fields that we write.
         """
+        self._write_query = {"fieldManager": field_manager}
         self._connection = connection
         self._pool = connection.pool(MAX_CONNECTIONS)
         self._may_write = may_write
@@ -192,7 +198,7 @@ class ApiServerClient:
         Raises:
             ApiError: status 409 when the object exists; see `errors`.
         """
-        query = {**_WRITE_QUERY, "dryRun": "All"} if is_dry_run else _WRITE_QUERY
+        query = {**self._write_query, "dryRun": "All"} if is_dry_run else self._write_query
         return self._json("POST", path, body, query=query, limits=Limits(attempts, timeout_seconds))
 
     def put(
@@ -203,7 +209,9 @@ class ApiServerClient:
         Raises:
             ApiError: status 409 when someone wrote in between; see `errors`.
         """
-        return self._json("PUT", path, body, query=_WRITE_QUERY, limits=Limits(attempts, timeout_seconds))
+        return self._json(
+            "PUT", path, body, query=self._write_query, limits=Limits(attempts, timeout_seconds)
+        )
 
     def apply(self, path: str, body: Manifest) -> Manifest:
         """Apply an object server-side with our field manager, and return it.
@@ -211,8 +219,17 @@ class ApiServerClient:
         Raises:
             ApiError: see `errors`.
         """
-        query = {**_WRITE_QUERY, "force": "true"}
+        query = {**self._write_query, "force": "true"}
         return self._json("PATCH", path, body, query=query, content_type="application/apply-patch+yaml")
+
+    def merge(self, path: str, change: Manifest) -> Manifest:
+        """Merge a change into an object (RFC 7386: null removes a field), and return the object.
+
+        Raises:
+            ApiError: see `errors`.
+        """
+        content_type = "application/merge-patch+json"
+        return self._json("PATCH", path, change, query=self._write_query, content_type=content_type)
 
     def delete(self, path: str, options: Manifest) -> Manifest | None:
         """Delete an object. No effect if it is absent.

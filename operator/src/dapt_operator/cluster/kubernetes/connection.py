@@ -114,6 +114,8 @@ class Connection:
     """Name in the server's certificate where it is not the host of the URL."""
     certificate: ClientCertificate | None = None
     proxy: str = ""
+    namespace: str = ""
+    """Namespace of the kubeconfig's context; empty: it names none."""
 
     def pool(self, max_connections: int) -> urllib3.PoolManager:
         """Return a new pool of connections to the server, usable from any number of threads."""

@@ -35,14 +35,27 @@ _PLUGIN_SECONDS: Final = 30.0
 _MAX_QUOTE_CHARACTERS: Final = 300
 
 
-def load_kubeconfig(environment: Mapping[str, str] = os.environ) -> Connection:
-    """Return the connection of the current context. `KUBECONFIG` may name several files; they are merged.
+def load_kubeconfig(environment: Mapping[str, str] = os.environ, context: str | None = None) -> Connection:
+    """Return the connection of a context. `KUBECONFIG` may name several files; they are merged.
+
+    Args:
+        environment: names the files.
+        context: name of the context; None: the current one.
 
     Raises:
-        NoConnectionError: there is no file, or its current context cannot be used; says which entry is wrong.
+        NoConnectionError: there is no file, or the context cannot be used; says which entry is wrong.
     """
+    return _Kubeconfig.read(_paths(environment), environment).connection(context)
+
+
+def has_kubeconfig(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a file is there that `load_kubeconfig` would read."""
+    return any(path.is_file() for path in _paths(environment))
+
+
+def _paths(environment: Mapping[str, str]) -> list[Path]:
     paths = [Path(name) for name in environment.get("KUBECONFIG", "").split(os.pathsep) if name]
-    return _Kubeconfig.read(paths or [DEFAULT_PATH.expanduser()], environment).connection()
+    return paths or [DEFAULT_PATH.expanduser()]
 
 
 @dataclass(frozen=True)
@@ -95,9 +108,9 @@ class _Kubeconfig:
             raise NoConnectionError(f"there is no kubeconfig at {', '.join(map(str, paths))}")
         return cls(paths, documents, environment)
 
-    def connection(self) -> Connection:
-        """Return the connection of the current context."""
-        current = next(
+    def connection(self, name: str | None) -> Connection:
+        """Return the connection of a context, by default of the current one."""
+        current = name or next(
             (
                 document["current-context"]
                 for _, document in self.documents
@@ -117,6 +130,7 @@ class _Kubeconfig:
         certificate, authorization = self._credentials(user)
         return Connection(
             server=server.rstrip("/"),
+            namespace=str(context.values.get("namespace") or ""),
             authorization=authorization,
             authorities=cluster.pem("certificate-authority"),
             is_verified=not cluster.values.get("insecure-skip-tls-verify"),
