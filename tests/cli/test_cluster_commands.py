@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from dapt_operator.cli import main, main_of_kubectl
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from support.api_double import ApiDouble, Odd, Request
-from support.builders import adaptation
+from support.builders import adaptation, profile
 
 NAMESPACE = "health"
 PATH = KINDS["DomainAdaptation"].path(NAMESPACE, "clinical")
@@ -290,6 +290,54 @@ def test_checkpoints_shows_the_measured_candidates(api: ApiDouble, call: Any) ->
     _, lines, _ = call("checkpoints", "clinical")
     assert lines[1].split()[0] == "a1-s10"
     assert lines[1].split()[-1] == "pass"
+
+
+# --- profiles ---
+
+
+def add_profile(api: ApiDouble, name: str, *, is_default: bool = False, **limits: Any) -> None:
+    made = profile(name, limits=limits)
+    if is_default:
+        made["metadata"]["annotations"] = {"dapt.dev/default": "true"}
+    api.add(KINDS["AdaptationProfile"].path(None, name), made)
+
+
+def test_lint_cluster_checks_the_limits_of_the_profile(api: ApiDouble, call: Any, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.yaml", MANIFEST)
+    add_profile(api, "small", is_default=True, namespaces=["research"])
+    assert call("lint", "m.yaml") == (0, ["m.yaml: ok (DomainAdaptation clinical)"], [])
+    assert api.requests == []
+    code, _, errors = call("lint", "--cluster", "m.yaml")
+    assert code == 1
+    assert errors[0] == "dapt: m.yaml: profile small: namespace health may not use it (allowed: research)"
+
+
+def test_lint_cluster_warns_where_profiles_may_not_be_read(api: ApiDouble, call: Any, tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.yaml", MANIFEST)
+    api.odd("GET", Odd(403, {}, b'{"kind": "Status", "message": "no right"}'))
+    code, lines, errors = call("lint", "--cluster", "m.yaml")
+    assert (code, errors) == (0, [])
+    assert lines[1] == (
+        "m.yaml: warning: the profile's limits are not checked: cannot list profiles in namespace health: no right; ask"
+        " the cluster's administrators for this right"
+    )
+
+
+def test_plan_cluster_takes_the_profile_that_the_manifest_names(
+    api: ApiDouble, call: Any, tmp_path: Path
+) -> None:
+    add_profile(api, "bench")
+    named = MANIFEST | {
+        "spec": MANIFEST["spec"] | {"profile": "bench", "resources": {"nodes": 1, "gpusPerNode": 2}}
+    }
+    write_manifest(tmp_path / "m.yaml", named)
+    _, lines, _ = call("plan", "--cluster", "m.yaml", "--output", "json")
+    shown = json.loads("\n".join(lines))
+    assert (shown["name"], shown["profile"], shown["estimate"]["worldSize"]) == ("clinical", "bench", 2)
+    write_manifest(tmp_path / "m.yaml", MANIFEST | {"spec": MANIFEST["spec"] | {"profile": "none"}})
+    assert call("plan", "--cluster", "m.yaml")[2] == [
+        "dapt: spec.profile: 'none' is not in the cluster; there are: bench; name one"
+    ]
 
 
 # --- explain and logs ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_what_is_not_a_manifest_gets_a_sentence(capsys: pytest.CaptureFixture[st
         "",
         f"dapt: {binary}: not UTF-8 text; a manifest is YAML, save it as UTF-8\n",
     )
-    assert call(capsys, "lint", tmp_path)[2] == f"dapt: {tmp_path}: a folder; give the manifest itself\n"
+    assert call(capsys, "plan", tmp_path)[2] == f"dapt: {tmp_path}: a folder; give the manifest itself\n"
 
 
 def test_the_version_is_the_products(capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,4 +126,48 @@ def test_the_same_cause_is_named_once_with_its_lines(
     assert line == (
         f"dapt: {path}: spec.corpus.domain[0].wieght (line 8): unknown field; nearest known name is 'weight'; rename or"
         " remove it (and 8 more like it, lines 9, 10, 11, 12, 13, ...)"
+    )
+
+
+def test_stdin_is_checked_from_the_current_folder(
+    capsys: pytest.CaptureFixture[str], good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(good.parent)
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(good.read_bytes())))
+    assert call(capsys, "lint", "-") == (0, "<stdin>: ok (DomainAdaptation tiny)\n", "")
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(GOOD.replace("nodes: 1", "nodes: 0").encode())))
+    code, _, err = call(capsys, "lint", "-")
+    assert code == 1
+    assert err.startswith("dapt: <stdin>: spec.resources.nodes (line 10): ")
+
+
+def test_items_of_a_list_are_checked_with_their_lines(
+    capsys: pytest.CaptureFixture[str], good: Path, tmp_path: Path
+) -> None:
+    items = [GOOD, GOOD.replace("tiny", "second").replace("nodes: 1", "nodes: 0")]
+    text = "apiVersion: v1\nkind: List\nitems:\n"
+    text += "".join(f"- {item.strip().replace(chr(10), chr(10) + '  ')}\n" for item in items)
+    path = tmp_path / "list.yaml"
+    path.write_text(text)
+    code, out, err = call(capsys, "lint", path)
+    assert code == 1
+    assert out == f"{path}: ok (DomainAdaptation tiny)\n"
+    assert err.startswith(f"dapt: {path}: spec.resources.nodes (line 23): ")
+
+
+def test_a_folder_is_checked_as_far_as_it_is_ours(
+    capsys: pytest.CaptureFixture[str], good: Path, tmp_path: Path
+) -> None:
+    tree = tmp_path / "apps"
+    (tree / "team").mkdir(parents=True)
+    (tree / "chart.yaml").write_text("kind: {{ .Values.kind }}\n")
+    (tree / "deployment.yaml").write_text("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n")
+    text = GOOD.replace("file://", "file://../../")
+    (tree / "team" / "tiny.yml").write_text(
+        f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: a}}\n---\n{text}"
+    )
+    assert call(capsys, "lint", tree) == (0, f"{tree}/team/tiny.yml: ok (DomainAdaptation tiny)\n", "")
+    (tree / "team" / "tiny.yml").unlink()
+    assert call(capsys, "lint", tree)[2] == (
+        f"dapt: {tree}: no .yaml or .yml file with apiVersion dapt.dev/v1alpha1 in this folder or below it\n"
     )

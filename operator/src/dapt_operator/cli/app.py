@@ -21,6 +21,7 @@ from dapt_operator.cli.world import (
     is_json,
     is_local,
     open_access,
+    profile_judge,
 )
 
 app = typer.Typer(
@@ -83,18 +84,35 @@ def plan(
             help="Parameters of the base model, such as 8e9, when it is not at hand.",
         ),
     ] = None,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster", help="Check as the cluster does, and take the profile with its limits from there."
+        ),
+    ] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    output: Output = "text",
 ) -> None:
     """Show what a manifest would need: tokens, steps, memory by its parts, GPU-hours. Starts nothing.
 
     Exits 1 when a run would be refused.
     """
-    from dapt_operator.cli.commands.plan import plan as plan_for
+    from dapt_operator.cli.commands.show_plan import show_plan
     from dapt_operator.cli.inputs.manifests import read_request
 
-    page = plan_for(read_request(manifest, profile), _number(parameters))
-    write_line("\n".join(page.lines))
-    if page.problems:
-        raise UserError(page.problems)
+    as_json, number = is_json(output), _number(parameters)
+    if not (cluster or namespace or context):
+        show_plan(read_request(manifest, profile), number, as_json=as_json)
+        return
+    if profile is not None:
+        raise UserError(
+            "--profile gives a profile, and --cluster takes the cluster's; give one of them", EXIT_USAGE
+        )
+    from dapt_operator.cli.commands.cluster.profiles import request_with_profile
+
+    access = open_access(namespace, context)
+    show_plan(request_with_profile(access, manifest), number, as_json=as_json, namespace=access.namespace)
 
 
 def _number(text: str | None) -> float | None:
@@ -128,6 +146,10 @@ def run(
     from dapt_operator.cli.display.screen import make_console
     from dapt_operator.cli.inputs.manifests import read_request
 
+    if str(manifest) == "-":
+        raise UserError(
+            "-: a run is continued from its manifest's file; save it and give its path", EXIT_USAGE
+        )
     request = read_request(manifest, profile)
     options = Options(runs_dir, fresh=fresh, with_report=not no_report)
     raise typer.Exit(run_here(request, options, make_console()))
@@ -199,30 +221,54 @@ def rejudge(
         str,
         typer.Argument(
             metavar="NAME|FOLDER|FILE",
-            help="A local run, or a file from `kubectl get domainadaptation NAME -o yaml`.",
+            help="An adaptation, a local run, or a file from `kubectl get domainadaptation NAME -o yaml`.",
         ),
     ],
     manifest: Manifest,
-    runs_dir: LocalRuns = RUNS,
+    namespace: Namespace = None,
+    context: Context = None,
+    local: Local = False,
+    runs_dir: RunsDir = None,
 ) -> None:
     """Apply the gates and the selection of MANIFEST to the recorded numbers of a run. Changes nothing."""
-    from dapt_operator.cli.commands.rejudge import rejudge_run
+    from dapt_operator.cli.commands.rejudge import rejudge_run, rejudged
     from dapt_operator.cli.display.screen import make_console
 
-    make_console().print(rejudge_run(run_name, manifest, runs_dir))
+    cluster_options = (namespace, context)
+    is_file = Path(run_name).is_file()
+    console = make_console()
+    if is_file or is_local(local=local, runs_dir=runs_dir, cluster_options=cluster_options, name=run_name):
+        console.print(rejudge_run(run_name, manifest, runs_dir or RUNS))
+        return
+    from dapt_operator.cli.commands.cluster.overview import status_of
+
+    status = status_of(open_access(namespace, context).adaptation(run_name))
+    console.print(rejudged(run_name, status, manifest, local=False))
 
 
 @app.command()
 def lint(
-    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Files to check.")],
+    manifests: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST...", help="Files or folders to check; - reads stdin.")
+    ],
     cluster: Annotated[
-        bool, typer.Option("--cluster", help="Check as the cluster does: files of this machine are refused.")
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Check as the cluster does: files of this machine are refused, and with a kubeconfig the limits of"
+            " the profile in the cluster count.",
+        ),
     ] = False,
+    namespace: Namespace = None,
+    context: Context = None,
 ) -> None:
     """Check manifests: every problem at once, with its line and what is accepted. Exits 1 if there is any."""
     from dapt_operator.cli.commands.lint import lint as check_all
 
-    problems, accepted = check_all(manifests, cluster=cluster)
+    cluster = cluster or bool(namespace or context)
+    problems, accepted = check_all(
+        manifests, cluster=cluster, judge=profile_judge(namespace, context) if cluster else None
+    )
     for line in accepted:
         write_line(line)
     if problems:

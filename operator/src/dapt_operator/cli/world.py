@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -11,7 +13,10 @@ import typer
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
+    from dapt_operator.api.v1alpha1.spec import DomainAdaptation
     from dapt_operator.cli.commands.cluster.access import ClusterAccess
+
+    Judge = Callable[[DomainAdaptation], tuple[list[str], list[str]]]
 
 RUNS: Final = Path("runs")
 
@@ -88,6 +93,22 @@ def open_access(namespace: str | None, context: str | None) -> ClusterAccess:
     from dapt_operator.cli.commands.cluster.access import ClusterOptions, open_cluster
 
     return open_cluster(ClusterOptions(namespace, context))
+
+
+def profile_judge(namespace: str | None, context: str | None) -> Judge | None:
+    """Return what knows the profiles in the cluster; None without a kubeconfig where none is asked for.
+
+    Raises:
+        UserError: a cluster is named that cannot be used.
+    """
+    from dapt_operator.cluster.kubernetes.kubeconfig import has_kubeconfig
+
+    if not (namespace or context or has_kubeconfig()):
+        return None
+    access = open_access(namespace, context)
+    from dapt_operator.cli.commands.cluster.profiles import profile_problems
+
+    return partial(profile_problems, access)
 
 
 def is_json(output: str) -> bool:

@@ -23,7 +23,7 @@ from dapt_operator.cli.inputs.local_inputs import (
     text_field_problems,
 )
 from dapt_operator.cli.inputs.machine import built_in_profile
-from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request
+from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request, source_name
 from dapt_operator.cli.inputs.model_shape import (
     active_in_name,
     local_model,
@@ -59,15 +59,23 @@ class PlanPage:
 
     lines: tuple[str, ...]
     problems: tuple[str, ...]
+    estimate: Estimate
 
 
-def plan(request: Request, parameters: float | None = None, *, removed: Path | None = None) -> PlanPage:
+def plan(
+    request: Request,
+    parameters: float | None = None,
+    *,
+    removed: Path | None = None,
+    namespace: str = "default",
+) -> PlanPage:
     """Return the page for one manifest.
 
     Args:
         request: manifest and profile.
         parameters: number of the base model's parameters, when neither its files nor its name give it.
         removed: folder that will be gone when the run starts; a destination in it is free.
+        namespace: of an adaptation that names none.
     """
     adaptation = request.adaptation
     profile = request.profile or built_in_profile(adaptation)
@@ -87,7 +95,7 @@ def plan(request: Request, parameters: float | None = None, *, removed: Path | N
         ),
     )
     desired = DesiredState(adaptation.spec, profile.spec, profile.metadata.name)
-    breaches = limit_breaches(desired, adaptation.metadata.namespace or "default")
+    breaches = limit_breaches(desired, adaptation.metadata.namespace or namespace)
     problems = [f"profile {profile.metadata.name}: {breach}" for breach in breaches]
     missing = [
         problem
@@ -111,7 +119,9 @@ def plan(request: Request, parameters: float | None = None, *, removed: Path | N
         *_section("Not looked at", not_looked_at(request.document)),
         *_section("Expected gain", (estimated.expectation,) if estimated.expectation else ()),
     ]
-    return PlanPage(tuple(lines), tuple(f"{request.path}: {problem}" for problem in problems))
+    return PlanPage(
+        tuple(lines), tuple(f"{source_name(request.path)}: {problem}" for problem in problems), estimated
+    )
 
 
 def _model(adaptation: DomainAdaptation, parameters: float | None) -> tuple[ModelFacts | None, str]:

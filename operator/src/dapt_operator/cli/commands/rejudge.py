@@ -28,18 +28,34 @@ DECISIONS = {
 
 
 def rejudge_run(run: str, manifest: Path, runs: Path) -> RenderableType:
-    """Return the candidates with their verdicts, and the decision, by the gates and the selection of `manifest`.
+    """Return the candidates of a local run with their verdicts, and the decision, by the gates of `manifest`.
 
     Args:
         run: a local run's name or folder, or a file with the resource as `kubectl get da NAME -o yaml` writes it.
-        manifest: its gates and selection apply; the run's own, or an edited one to see what would change.
+        manifest: as for `rejudged`.
         runs: folder of local runs.
 
     Raises:
         UserError: a file is wrong, or the run has not measured its base model yet.
     """
-    spec = read_request(manifest, LOCAL_PROFILE_NAME).adaptation.spec
-    status = _status(run, runs)
+    return rejudged(run, _status(run, runs), manifest)
+
+
+def rejudged(
+    run: str, status: DomainAdaptationStatus, manifest: Path, *, local: bool = True
+) -> RenderableType:
+    """Return the candidates with their verdicts, and the decision, by the gates and the selection of `manifest`.
+
+    Args:
+        run: shown in messages.
+        status: has the recorded numbers.
+        manifest: its gates and selection apply; the run's own, or an edited one to see what would change.
+        local: whether the manifest is one for this machine.
+
+    Raises:
+        UserError: a file is wrong, or the run has not measured its base model yet.
+    """
+    spec = read_request(manifest, LOCAL_PROFILE_NAME, local=local).adaptation.spec
     if status.ledger is not None and status.ledger.has_tables_only:
         raise UserError(
             f"{run}: has finished, and its status keeps the tables alone; judge a copy of the resource that was saved"

@@ -7,12 +7,14 @@ their manifest, so that a manifest means the same wherever `dapt` is started.
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dapt_contract.inputs.source_files import escaped
+from dapt_operator.api.v1alpha1.base import API_GROUP, API_VERSION
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME, AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.problem import grouped
@@ -20,6 +22,7 @@ from dapt_operator.api.validation.validate import check, warnings_of
 from dapt_operator.api.validation.yaml_source import ManifestError, YamlDocument, load
 from dapt_operator.cli.errors import UserError
 
+STDIN: Final = Path("-")
 FILE_SCHEME = "file://"
 _ADDRESS_FIELDS = ("source", "destination")
 """Fields whose value may be a file:// address."""
@@ -57,7 +60,7 @@ class Request:
 
 
 def read_documents(path: Path) -> list[YamlDocument]:
-    """Return the documents of a manifest.
+    """Return the documents of a manifest, the items of a `kind: List` each as one; `-` reads stdin.
 
     Raises:
         UserError: the file is missing, not readable or not YAML.
@@ -65,15 +68,74 @@ def read_documents(path: Path) -> list[YamlDocument]:
     if path.is_dir():
         raise UserError(f"{path}: a folder; give the manifest itself")
     try:
-        return load(path.read_text(encoding="utf-8"), str(path))
+        content = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+        return [item for document in load(content.decode(), source_name(path)) for item in _items(document)]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the path of a manifest") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text; a manifest is YAML, save it as UTF-8") from None
+        raise UserError(
+            f"{source_name(path)}: not UTF-8 text; a manifest is YAML, save it as UTF-8"
+        ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except ManifestError as error:
         raise UserError(str(error)) from None
+
+
+def source_name(path: Path) -> str:
+    """Return what messages call a file."""
+    return "<stdin>" if path == STDIN else str(path)
+
+
+def _items(document: YamlDocument) -> list[YamlDocument]:
+    """Return the items of a List, as `kubectl get -o yaml` writes one; of any other document itself."""
+    data = document.data
+    if not isinstance(data, dict) or not str(data.get("kind", "")).endswith("List"):
+        return [document]
+    items = data.get("items")
+    if not isinstance(items, list):
+        return [document]  # it is refused for its kind
+    found = []
+    for index, item in enumerate(items):
+        place = ("items", index)
+        lines = {field[2:]: line for field, line in document.lines.items() if field[:2] == place}
+        found.append(YamlDocument(item, lines, document.filename, document.line_of(place)))
+    return found
+
+
+def files_below(path: Path) -> list[Path]:
+    """Return the YAML files of a folder and of those below it that speak of dapt's resources; of a file itself.
+
+    A folder of a GitOps tree has manifests of other kinds and templates that are no YAML: those are left out.
+
+    Raises:
+        UserError: none of them does.
+    """
+    if not path.is_dir():
+        return [path]
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix in (".yaml", ".yml") and file.is_file() and _speaks_of_dapt(file)
+    ]
+    if not found:
+        raise UserError(
+            f"{path}: no .yaml or .yml file with apiVersion {API_VERSION} in this folder or below it"
+        )
+    return found
+
+
+def _speaks_of_dapt(file: Path) -> bool:
+    try:
+        return API_GROUP.encode() in file.read_bytes()
+    except OSError:
+        return True  # whoever checks it reports why it cannot be read
+
+
+def is_of_dapt(document: YamlDocument) -> bool:
+    """Return whether a document is one of dapt's resources, or means to be."""
+    data = document.data
+    return isinstance(data, dict) and str(data.get("apiVersion", "")).startswith(f"{API_GROUP}/")
 
 
 def check_file(path: Path, *, local: bool = True) -> list[CheckedDocument]:
@@ -94,7 +156,7 @@ def _check_document(path: Path, document: YamlDocument, *, local: bool) -> Check
     return CheckedDocument(
         path,
         model,
-        problems=tuple(f"{path}: {problem}" for problem in grouped(problems)),
+        problems=tuple(f"{source_name(path)}: {problem}" for problem in grouped(problems)),
         warnings=tuple(map(str, warnings)),
         document=document,
     )
@@ -107,19 +169,22 @@ def _is_path(manifest: Path, text: str) -> bool:
         return False
 
 
-def read_request(manifest: Path, profile: str | None) -> Request:
+def read_request(manifest: Path, profile: str | None, *, local: bool = True) -> Request:
     """Return the one adaptation of `manifest` with its profile.
 
     Args:
         manifest: file with one DomainAdaptation and, optionally, profiles.
         profile: file with profiles; `local` for the built-in one; None: one of the manifest's own file.
+        local: whether the run is on this machine, as for `check`.
 
     Raises:
         UserError: every problem of the files, at once.
     """
-    documents = check_file(manifest)
+    documents = check_file(manifest, local=local)
     has_profile_file = profile is not None and profile != LOCAL_PROFILE_NAME
-    profile_documents = check_file(Path(profile)) if has_profile_file and profile is not None else []
+    profile_documents = (
+        check_file(Path(profile), local=local) if has_profile_file and profile is not None else []
+    )
     problems = [problem for document in (*documents, *profile_documents) for problem in document.problems]
     adaptations = [
         (document.model, document) for document in documents if isinstance(document.model, DomainAdaptation)

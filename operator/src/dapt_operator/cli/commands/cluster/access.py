@@ -29,6 +29,10 @@ _LOG_SECONDS: Final = 60.0
 _ADAPTATIONS: Final = KINDS["DomainAdaptation"]
 
 
+class NoAnswerError(UserError):
+    """The cluster cannot be asked: no answer, or the user may not. It says nothing about what was asked for."""
+
+
 @dataclass(frozen=True)
 class ClusterOptions:
     """Says which cluster and which namespace a command is about."""
@@ -199,12 +203,13 @@ class ClusterAccess:
             yield
         except ApiUnavailableError as error:
             reason = error.message or error.reason or f"status {error.status}"
-            raise UserError(
+            raise NoAnswerError(
                 f"cannot {what}: no answer from {self.connection.server} ({reason}); check the network and the"
                 " kubeconfig's context, then try again"
             ) from None
         except ApiError as error:
-            raise UserError(f"cannot {what} in namespace {self.namespace}: {_reason(error)}") from None
+            error_class = NoAnswerError if error.status in (401, 403) else UserError
+            raise error_class(f"cannot {what} in namespace {self.namespace}: {_reason(error)}") from None
 
 
 def _reason(error: ApiError) -> str:
