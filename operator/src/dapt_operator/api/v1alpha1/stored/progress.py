@@ -1,7 +1,5 @@
 """Defines what the status stores of a running training: progress, the forecast from its readings, the preflight."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
