@@ -220,6 +220,33 @@ def test_replay_far_below_what_the_shift_needs_is_warned_about(
     assert [text for text in found if text.startswith("replayFraction")] == ([sentence] if wanted else [])
 
 
+@pytest.mark.parametrize(
+    ("shift", "limit", "shares"),
+    [
+        (0.56, 0.15, (0.16, 0.21)),
+        (0.8, 0.15, None),
+        (1.06, 0.15, None),
+        (0.49, 0.15, None),
+        (0.56, 0.02, None),
+        (0.56, 0.5, None),
+        (1.06, 0.12, (0.25, 0.3)),
+    ],
+)
+def test_default_replay_that_relies_on_interpolation_in_the_records_is_warned_about(
+    shift: float, limit: float, shares: tuple[float, float] | None
+) -> None:
+    asked = DomainAdaptation.model_validate(adaptation(gates={"maxGeneralPerplexityIncrease": limit})).spec
+    offered = AdaptationProfile.model_validate(profile()).spec
+    found = warnings.warnings(asked, offered, WarningFacts(shift_nats=shift))
+    sentences = [
+        f"the base model predicts the domain {shift:.2f} nats a token worse than general text, so replay is"
+        f" {default:g}: in the recorded runs with such a shift the limit of {limit:+.0%} was kept from about {enough:g}"
+        " on, and below it by interpolation with the base model alone; set corpus.replayFraction to rely on none"
+        for default, enough in (() if shares is None else (shares,))
+    ]
+    assert [text for text in found if text.startswith("the base model predicts")] == sentences
+
+
 def general_tasks(number: int, **evaluation: Any) -> dict[str, Any]:
     return {
         "evaluation": {"general": {"tasks": [{"name": f"t{place}"} for place in range(number)]}} | evaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,11 @@ LORA_PREFERENCE_RATE: Final = 5.0e-6
 WEAK_REPLAY_FRACTION: Final = 0.05
 STRONG_REPLAY_FRACTION: Final = 0.25
 STRONG_SHIFT_NATS: Final = 1.0
+RECORDED_SHIFTS_NATS: Final = (0.5, 1.1)
+RECORDED_SHARES: Final = (0.15, 0.30)
+"""Where the line of `replay_within` is fitted."""
+RECORDED_LINE: Final = (-1.44, -2.71, 0.06)
+"""Level, fall by share and rise by shift of ln of the forgotten nats (`science/replay_share.py`)."""
 LARGEST_SEQUENCE_TOKENS: Final = 4096
 
 
@@ -178,6 +184,19 @@ def replay_by_shift(shift: float) -> float:
     """Return the share of general tokens for a shift in nats; see `replay_fraction`."""
     share = min(max(shift / STRONG_SHIFT_NATS, 0.0), 1.0)
     return round(WEAK_REPLAY_FRACTION + share * (STRONG_REPLAY_FRACTION - WEAK_REPLAY_FRACTION), 2)
+
+
+def replay_within(increase: float, shift: float) -> float | None:
+    """Return the share with which the recorded runs, without interpolation, end at this rise of general perplexity.
+
+    Solves ln(forgotten nats) = level + fall x share + rise x shift (docs/science.md) and rounds up to 0.01. None
+    outside the shifts and shares of the records.
+    """
+    if not RECORDED_SHIFTS_NATS[0] <= shift <= RECORDED_SHIFTS_NATS[1] or increase <= 0.0:
+        return None
+    level, fall, rise = RECORDED_LINE
+    share = (math.log(math.log1p(increase)) - level - rise * shift) / fall
+    return math.ceil(100 * share) / 100 if RECORDED_SHARES[0] <= share <= RECORDED_SHARES[1] else None
 
 
 def sequence_length(spec: DomainAdaptationSpec, prepare: PrepareFacts | None) -> int | None:

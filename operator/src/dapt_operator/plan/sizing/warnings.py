@@ -13,7 +13,7 @@ from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec, has_scores
 from dapt_operator.number_format import count, plural
 from dapt_operator.plan.sizing.batch_size import FEW_STEPS
-from dapt_operator.plan.sizing.resolve import RankLayout, replay_by_shift
+from dapt_operator.plan.sizing.resolve import RankLayout, replay_by_shift, replay_within
 from dapt_operator.significance import errors_that_are_real
 
 MILLION: Final = 1_000_000
@@ -24,6 +24,8 @@ MOST_PASSES: Final = 4.0
 """Beyond about four passes repeated tokens are worth little (Muennighoff et al. 2023)."""
 MUCH_LESS: Final = 0.6
 """A replay fraction up to this share of what the measured shift calls for is warned about."""
+CLEARLY_LESS: Final = 0.02
+"""Replay by which the default is below what the recorded runs needed, so that it is worth a warning."""
 USUAL_SPREAD_POINTS: Final = 39.0
 """Standard deviation of the differences item by item where 15 % of the answers change: the root of 0.15."""
 POWER: Final = 0.8
@@ -169,13 +171,29 @@ def _replay(spec: DomainAdaptationSpec, shift_nats: float | None) -> Iterator[st
             )
         return
     requested = spec.corpus.replay_fraction
-    if requested is None or shift_nats is None:
+    if shift_nats is None:
+        return
+    if requested is None:
+        yield from _default_replay(spec, shift_nats)
         return
     advised = replay_by_shift(shift_nats)
     if requested <= MUCH_LESS * advised:
         yield (
             f"replayFraction is {requested:g}, and the base model predicts the domain {shift_nats:.2f} nats a token"
             f" worse than general text: {advised:g} is what such a shift asks for; raise it, or leave it out"
+        )
+
+
+def _default_replay(spec: DomainAdaptationSpec, shift_nats: float) -> Iterator[str]:
+    """Yield that the default share relies on interpolation, where the recorded runs say so."""
+    limit = spec.gates.max_general_perplexity_increase
+    default, enough = replay_by_shift(shift_nats), replay_within(limit, shift_nats)
+    if enough is not None and default <= enough - CLEARLY_LESS:
+        yield (
+            f"the base model predicts the domain {shift_nats:.2f} nats a token worse than general text, so replay is"
+            f" {default:g}: in the recorded runs with such a shift the limit of {limit:+.0%} was kept from about"
+            f" {enough:g} on, and below it by interpolation with the base model alone; set corpus.replayFraction to"
+            " rely on none"
         )
 
 
