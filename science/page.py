@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from science import forecast, operating, regret, store
+from science import forecast, operating, regret, replay_share, store
 from science.experiments import EXPERIMENTS, Experiment
 from science.experiments.common import SEEDS, Outcome, Records, Table, Verdict
 from science.kinds import cost
@@ -72,7 +72,7 @@ def text(results: Path) -> str:
     outcomes = [(experiment, outcome_of(results, experiment)) for experiment in EXPERIMENTS]
     parts = [_INTRODUCTION, _summary(outcomes), _METHOD, _facts(results)]
     parts += [_section(results, experiment, outcome) for experiment, outcome in outcomes]
-    parts += [regret.section(results, table_text), forecast.section(results, table_text)]
+    parts += [of.section(results, table_text) for of in (replay_share, regret, forecast)]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
 

@@ -10,7 +10,7 @@ from dapt_contract.stages.baseline import BaselineFacts
 from dapt_contract.stages.pretrain import CheckpointFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
 from dapt_operator.plan.ledger.stage_facts import Facts
-from dapt_operator.plan.selection.choose import Breached, Selected, choose
+from dapt_operator.plan.selection.choose import Breached, NeedsMeasure, Selected, choose
 from support.builders import adaptation, base_measure, checkpoint, measure, pretrain_facts
 
 
@@ -49,6 +49,15 @@ def test_all_are_ranked_with_their_tasks_though_one_can_never_be_measured() -> N
     at_end = choose(spec(evaluation={"when": "end"}), known([learned, answers, broken], measures))
     assert isinstance(at_end, Selected)
     assert at_end.candidate.id == "a1-s10"
+
+
+def test_while_one_finalist_has_no_tasks_yet_all_are_ranked_by_perplexity() -> None:
+    learned, answers = checkpoint(10, 2.6), checkpoint(20, 2.65)
+    asked = spec(evaluation={"when": "candidates"})
+    # With its tasks the second has the larger gain, which says nothing about one whose tasks are not known.
+    choice = choose(asked, known([learned, answers], {"a1-s20": evaluated(answers, 0.2)}))
+    assert isinstance(choice, NeedsMeasure)
+    assert choice.candidate.id == "a1-s10"
 
 
 def test_the_first_candidate_is_given_the_benefit_of_the_doubt_and_a_further_one_is_not() -> None:
