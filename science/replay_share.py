@@ -44,7 +44,7 @@ Line = tuple[float, float, float]
 
 def recorded(results: Path) -> tuple[Run, ...]:
     """Return the runs of 300 steps from a peak of 1e-3 in a cosine, by setting; of several experiments once."""
-    found = {}
+    found: dict[tuple[str, float, int], Run] = {}
     for experiment in EXPERIMENTS:
         facts, runs = store.read_results(results, experiment.name)
         records = Records(runs, facts["base_losses"]) if runs else None
