@@ -16,7 +16,8 @@ from dapt_operator.testing.invariants import (
     check_pod_deletion,
     key_of,
 )
-from support.builders import healthy
+from dapt_operator.testing.objects import Ends
+from support.builders import facts_for, healthy
 from support.worlds import World
 
 
@@ -187,3 +188,17 @@ def test_invariants_allow_parallel_evaluations_up_to_the_limit(world: World) -> 
     tuning = labelled(job, stage="finetune", candidate="a1-s10", fence="6")
     with pytest.raises(ImpossibleWorldError, match="finetune-a1-a1-s10 was created while"):
         check_new_job(resource, [first], tuning, [])
+
+
+def test_an_end_without_any_report_counts_as_written_once_it_is_a_failure(world: World) -> None:
+    world.cluster.run_pods(world.key, lambda stage: Ends(facts=facts_for(stage), lose_message=True))
+    resource, jobs, _ = parts(world)
+    ended, runs = jobs[-1], resource["status"]["ledger"]["runs"]
+    failed = resource | {"status": {"ledger": {"runs": [*runs[:-1], runs[-1] | {"state": "Failed"}]}}}
+    pods = world.cluster.objects(world.key, "Pod")
+    check_deletion(failed, ended, pods)
+    with pytest.raises(ImpossibleWorldError, match="before its result was written"):
+        check_deletion(resource, ended, pods)
+    pods[0]["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = "{}"
+    with pytest.raises(ImpossibleWorldError, match="before its result was written"):
+        check_deletion(failed, ended, pods)

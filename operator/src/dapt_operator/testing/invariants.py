@@ -125,12 +125,19 @@ def check_deletion(resource: Manifest, job: Manifest, pods: Sequence[Manifest] =
     phases = [phase_of(pod["status"]) for pod in pods]
     is_complete = any(item["type"] in SUCCESS for item in job["status"].get("conditions", []))
     succeeded = is_complete or (bool(phases) and all(phase == "Succeeded" for phase in phases))
-    is_written = any(run["fence"] == deleted.fence and run["state"] == "Succeeded" for run in runs)
+    # Pods that have succeeded and left no report are a failure in the ledger: what they did is not known.
+    good = {"Succeeded"} if not pods or any(map(_has_report, pods)) else {"Succeeded", "Failed"}
+    is_written = any(run["fence"] == deleted.fence and run["state"] in good for run in runs)
     if succeeded and not is_written and not _is_replaced(deleted, resource["status"]):
         raise ImpossibleWorldError(f"{name} was deleted before its result was written")
     failed = "Failed" in phases
     if failed and any(run["fence"] == deleted.fence and run["state"] == "Open" for run in runs):
         raise ImpossibleWorldError(f"{name} was deleted before the cause of its failure was written")
+
+
+def _has_report(pod: Manifest) -> bool:
+    states = (item.get("state") or {} for item in pod["status"].get("containerStatuses") or ())
+    return any((state.get("terminated") or {}).get("message") for state in states)
 
 
 def _is_replaced(run: RunIdentity, status: Manifest) -> bool:
