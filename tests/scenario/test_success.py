@@ -293,7 +293,7 @@ def test_a_running_full_pretraining_has_a_forecast_and_one_unlike_the_recorded_r
     assert isinstance(expected, dict)
     assert expected["step"] == 20
     assert 0.0 < expected["least"] < expected["forgetting"] < expected["most"]
-    assert forecast_of_running({"budget": {"steps": 4000}}, step=2000) is None
+    assert forecast_of_running({"budget": {"steps": 400_000}}, step=200_000) is None
     assert forecast_of_running({"method": {"lora": {}}}) is None
     assert forecast_of_running({"schedule": {"type": "wsd"}}) is None
     assert forecast_of_running({"regularization": {"ewc": {}}}) is None
