@@ -66,22 +66,17 @@ def pack_source(
     """
     held_out_numbers = frozenset(held_out)
     is_copy = np.isin(spooled.keys, rules.held_out_keys)
-    sketch_ends = np.cumsum(spooled.sketch_counts)
-    first_tokens = np.concatenate(([0], np.cumsum(spooled.token_counts)))
     is_repeat = spooled.is_repeat
     near = contained = documents = tokens = 0
 
     def training_documents() -> Iterator[tuple[int, int]]:
         nonlocal near, contained, documents, tokens
-        for number, (count, sketch_count) in enumerate(
-            zip(spooled.token_counts.tolist(), spooled.sketch_counts.tolist(), strict=True)
-        ):
+        for number, count in enumerate(spooled.token_counts.tolist()):
             if number % _BEAT_DOCUMENTS == 0:
                 progress(number / len(spooled.token_counts))
             if number in held_out_numbers or (is_repeat is not None and is_repeat[number]):
                 continue
-            end = int(sketch_ends[number])
-            sketch = np.asarray(spooled.sketches[end - sketch_count : end])
+            sketch = spooled.sketch(number)
             # A copy by its hash is possible across sides, and within one where exact duplicates are kept.
             if is_copy[number] or rules.held_out_shingles.is_near(sketch):
                 near += 1
@@ -89,13 +84,11 @@ def pack_source(
             if rules.held_out_shingles.contains(sketch):
                 contained += 1
                 continue
-            if rules.held_out_shingles.may_contain_one(sketch):
-                first = int(first_tokens[number])
-                if rules.held_out_shingles.contains_one(
-                    rules.decode(spooled.tokens[first : first + count].tolist())
-                ):
-                    near += 1
-                    continue
+            if rules.held_out_shingles.may_contain_one(sketch) and rules.held_out_shingles.contains_one(
+                rules.decode(spooled.tokens.of(number).tolist())
+            ):
+                near += 1
+                continue
             documents += 1
             tokens += count
             yield number, count
@@ -108,13 +101,7 @@ def pack_source(
         end_of_text_id=rules.end_of_text_id,
     ) as writer:
         for row in packer.pack(training_documents()):
-            starts = [int(first_tokens[piece.document]) + piece.start for piece in row]
-            writer.write_row(
-                [
-                    spooled.tokens[start : start + piece.length]
-                    for start, piece in zip(starts, row, strict=True)
-                ]
-            )
+            writer.write_row([spooled.tokens.of(piece.document, piece.start, piece.length) for piece in row])
         files = writer.close()
     manifest = ShardManifest(
         name=spooled.name,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ def signatures(ngrams: Hashes, word_counts: npt.NDArray[np.int64]) -> Signatures
 
 
 def find_repeats(
-    parts: Sequence[Signatures],
+    parts: Iterable[Signatures],
     folder: Path,
     *,
     processes: int | None = None,
@@ -94,14 +94,15 @@ def find_repeats(
     Raises:
         InfrastructureError: one of the processes was killed.
     """
-    sizes = [len(part) for part in parts]
-    total = sum(sizes)
+    sizes: list[int] = []
     path = folder / "signatures.bin"
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for part in parts:
+            sizes.append(len(part))
             for first in range(0, len(part), _PAIRS_AT_ONCE):
                 file.write(np.ascontiguousarray(part[first : first + _PAIRS_AT_ONCE], dtype="<u4").tobytes())
+    total = sum(sizes)
     bands = [Band(path, total, number) for number in range(BANDS)]
     processes = processes or len(os.sched_getaffinity(0))
     groups = _Groups(total)
