@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from dapt_contract.stages.prepare import PrepareConfig, TextSource, TrainingLength
@@ -16,6 +17,7 @@ from dapt_operator.plan.stage_parts import common
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
 from dapt_operator.plan.stages.tuning_data import tuning_data_configs
 from dapt_operator.remembered import remembered
+from dapt_operator.stage_run import RunResources
 
 _CACHED_PLANS: Final = 64
 
@@ -80,12 +82,17 @@ def _plan(
     return StagePlan(
         kind="prepare",
         config=config,
-        resources=cpu_resources(spec, spec.stage_resources.prepare),
+        resources=_resources(spec),
         secret_names=secret_names(spec, "read"),
         claims=claims(sources(spec)),
         inputs_digest=config.inputs_digest,
         follows_inputs=may_follow,
     )
+
+
+def _resources(spec: DomainAdaptationSpec) -> RunResources:
+    own = spec.stage_resources.prepare
+    return replace(cpu_resources(spec, own), nodes=(own.nodes if own else None) or 1)
 
 
 def sources(spec: DomainAdaptationSpec) -> tuple[str, ...]:
