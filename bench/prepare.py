@@ -69,7 +69,7 @@ def our_seconds(
     from dapt_trainer.data.slices.merge import MergedSide
     from dapt_trainer.data.slices.read_slice import ReadingRules
     from dapt_trainer.data.slices.shared_reading import ReadingProgress, SharedReading, read_slices
-    from dapt_trainer.data.spool import mark_repeats
+    from dapt_trainer.data.slices.spooled_source import mark_repeats
 
     question = "Which of the following words is not found in any of the files that are read here"
     index = contamination_index(

@@ -18,7 +18,7 @@ from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.packing.held_out import HALVES, Half, HeldOutDocument, write_held_out
 from dapt_trainer.data.packing.leads import with_lead
 from dapt_trainer.data.slices.merge import MergedSide
-from dapt_trainer.data.spool import KEY_SPACE, HeldOutCandidate, SpooledSource
+from dapt_trainer.data.slices.spooled_source import KEY_SPACE, HeldOutCandidate, SpooledSource
 from dapt_trainer.data.text import Hashes
 from dapt_trainer.errors import InputError
 

@@ -39,7 +39,7 @@ from dapt_trainer.data.slices.shared_reading import (
     read_slices,
     wait_for_slices,
 )
-from dapt_trainer.data.spool import SpooledSource, mark_repeats
+from dapt_trainer.data.slices.spooled_source import SpooledSource, mark_repeats
 from dapt_trainer.data.stage_inputs import SIDES, find_sources
 from dapt_trainer.errors import InfrastructureError
 

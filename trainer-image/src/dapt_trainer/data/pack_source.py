@@ -12,7 +12,7 @@ from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.packing.best_fit import Packer
 from dapt_trainer.data.packing.data_manifest import ShardManifest, TokenType
 from dapt_trainer.data.packing.shards import ShardWriter
-from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.data.slices.spooled_source import SpooledSource
 from dapt_trainer.data.text import Hashes
 
 _BEAT_DOCUMENTS = 4096

@@ -22,7 +22,7 @@ from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.held_out import HeldOutDocument
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.run_module import OFFLINE, run_module
-from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.data.slices.spooled_source import SpooledSource
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 from dapt_trainer.tokenization.extension import FIELD, GrownTokenizer, check_extendable, grow_tokenizer

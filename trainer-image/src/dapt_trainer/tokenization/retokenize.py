@@ -13,7 +13,7 @@ import numpy as np
 from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.shards import token_dtype
-from dapt_trainer.data.spool import KEY_SPACE, SpooledSource, StoredRuns, StoredTexts
+from dapt_trainer.data.slices.spooled_source import KEY_SPACE, SpooledSource, StoredRuns, StoredTexts
 from dapt_trainer.data.text import Hashes
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from dapt_trainer.data.slices.records import (
     SliceRecord,
     SliceSpool,
 )
-from dapt_trainer.data.spool import (
+from dapt_trainer.data.slices.spooled_source import (
     MIN_HELD_OUT_TOKENS,
     TINY_TOKENS,
     HeldOutCandidate,

@@ -37,7 +37,7 @@ from dapt_trainer.data.slices.records import (
     StoredBadRecord,
     write_record,
 )
-from dapt_trainer.data.spool import KEY_SPACE, MIN_HELD_OUT_TOKENS, SMALLEST_KEPT
+from dapt_trainer.data.slices.spooled_source import KEY_SPACE, MIN_HELD_OUT_TOKENS, SMALLEST_KEPT
 from dapt_trainer.data.text import Hashes, normalized, text_digest
 
 _KEY_BYTES = 8
