@@ -24,6 +24,7 @@ from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings
 from dapt_trainer.data.base_model.facts import TokenizerDescription
 from dapt_trainer.data.choose_held_out import Corpus
 from dapt_trainer.data.dedup.contamination import ContaminationIndex, EvaluationItem, contamination_index
+from dapt_trainer.data.dedup.minhash import BAND_MEMORY_BYTES
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.items.checked_records import write_lines
 from dapt_trainer.data.items.measured_items import read_item_lines
@@ -149,6 +150,7 @@ def read_corpus(
     problems: Problems,
     show: Callable[[str, float, int | None], None],
     beat: Beat,
+    memory_bytes: int | None = None,
 ) -> ReadCorpus:
     """Read all sources with the help of the other pods; report their problems.
 
@@ -158,6 +160,7 @@ def read_corpus(
         problems: gets a sentence for each fault.
         show: shows an activity, the share of the text that is read, and the tokens so far.
         beat: called now and then.
+        memory_bytes: of the pod, half of which the search for near-duplicates may take; None: not known.
 
     Raises:
         InputError: a text takes too long, or the tokenizer fails at it.
@@ -169,6 +172,7 @@ def read_corpus(
         total_bytes, lambda label, share, tokens: show(f"tokenizing {label}", share, tokens)
     )
     read = ReadCorpus(Corpus([], {}), {side: MergedSide(side, shared.rules) for side in SIDES})
+    band_bytes = BAND_MEMORY_BYTES if memory_bytes is None else max(1, memory_bytes // 2)
     with AnalysisPool(shared.settings, beat=beat) as pool:
         read_slices(shared, slices, progress, pool, beat)
         wait_for_slices(shared, slices, progress, beat)
@@ -186,7 +190,7 @@ def read_corpus(
             if not problems and shared.rules.keeps_signatures:
                 share = progress.done_bytes / max(1, total_bytes)
                 show(f"searching for near-duplicates in {side} text", share, None)
-                spooled = mark_repeats(spooled, shared.board.folder / f"bands-{side}", beat)
+                spooled = mark_repeats(spooled, shared.board.folder / f"bands-{side}", beat, band_bytes)
             read.corpus.spooled.extend(spooled)
     return read
 

@@ -277,7 +277,8 @@ class _Preparation:
         def show(activity: str, share: float, tokens: int | None) -> None:
             self._show(activity, _READING_BEGINS + _READING_FRACTION * share, tokens=tokens)
 
-        read = read_corpus(shared, sources, self._problems, show, self.heartbeat)
+        memory = self._config.memory_bytes
+        read = read_corpus(shared, sources, self._problems, show, self.heartbeat, memory)
         if not self._problems:
             # Now that both sides are read; a side that is too small is one more problem.
             tokenizer = plain_tokenizer(model.tokenizer.tokenizer_json)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from dapt_contract.stages.prepare import PrepareConfig, TextSource, TrainingLength
+from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source
@@ -78,6 +79,7 @@ def _plan(
         lora=resolve.pretraining_lora(spec),
         precision=resolve.training_precision(spec, profile),
         seed=spec.seed,
+        memory_bytes=int(parse_quantity(memory)) if (memory := _resources(spec).memory) else None,
     )
     return StagePlan(
         kind="prepare",

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource, source_label
-from dapt_trainer.data.dedup.minhash import HASHES, Signatures, find_repeats
+from dapt_trainer.data.dedup.minhash import BAND_MEMORY_BYTES, HASHES, Signatures, find_repeats
 from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.shards import Integer, Integers, mapped_array
 from dapt_trainer.data.reading.text_batches import Counts
@@ -189,15 +189,24 @@ class ReadingRules:
 
 
 def mark_repeats(
-    spools: Sequence[SpooledSource], folder: Path, beat: Callable[[], None]
+    spools: Sequence[SpooledSource],
+    folder: Path,
+    beat: Callable[[], None],
+    memory_bytes: int = BAND_MEMORY_BYTES,
 ) -> list[SpooledSource]:
     """Return a side's sources with a mark on each document that is a near-duplicate of an earlier one.
+
+    Args:
+        spools: of the side, in their order.
+        folder: for files in between; removed at the end.
+        beat: called now and then.
+        memory_bytes: that the search may take.
 
     Raises:
         InfrastructureError: one of the processes was killed.
     """
     stored = (signatures for spool in spools for signatures in spool.signatures or ())
-    marks = iter(find_repeats(stored, folder, beat=beat))
+    marks = iter(find_repeats(stored, folder, memory_bytes=memory_bytes, beat=beat))
     shutil.rmtree(folder)
     return [
         dataclasses.replace(spool, is_repeat=_joined([next(marks) for _ in spool.tokens.paths]))
