@@ -66,6 +66,7 @@ def our_seconds(
     from dapt_trainer.data.reading.sources import resolve
     from dapt_trainer.data.slices.board import SliceBoard
     from dapt_trainer.data.slices.cut import CorpusSource, slices_of
+    from dapt_trainer.data.slices.held_out_checks import HeldOutChecks, HeldOutText
     from dapt_trainer.data.slices.merge import MergedSide
     from dapt_trainer.data.slices.read_slice import ReadingRules
     from dapt_trainer.data.slices.shared_reading import ReadingProgress, SharedReading, read_slices
@@ -94,16 +95,19 @@ def our_seconds(
     held_out = sorted(side.candidates, key=lambda candidate: candidate.key)[:4]
     packing = PackingRules(
         held_out_keys=np.array(sorted(candidate.key for candidate in held_out), dtype=np.uint64),
-        held_out_shingles=HeldOutShingles([side.candidate_text(candidate) for candidate in held_out]),
         sequence_length_tokens=SEQUENCE_LENGTH,
         token_type="uint16",
         end_of_text_id=0,
-        decode=plain_tokenizer(tokenizer_json).decode,
+    )
+    texts = [side.candidate_text(candidate) for candidate in held_out]
+    checks = HeldOutChecks(
+        HeldOutText(HeldOutShingles(texts), plain_tokenizer(tokenizer_json).decode), processes=processes
     )
     packed = pack_source(
         spooled,
         folder / "shard",
         packing,
+        checks,
         held_out=[candidate.document for candidate in held_out],
         progress=lambda _: None,
     )

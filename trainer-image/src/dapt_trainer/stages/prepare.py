@@ -57,6 +57,7 @@ from dapt_trainer.data.renewed_items import can_be_kept, with_current_items
 from dapt_trainer.data.results.move_into_place import move_into_place
 from dapt_trainer.data.results.reporting import PreparedData, RunNotes, check_size, report_of
 from dapt_trainer.data.slices.cut import CorpusSource
+from dapt_trainer.data.slices.held_out_checks import HeldOutChecks, HeldOutText
 from dapt_trainer.data.stage_inputs import (
     check_sources,
     find_sources,
@@ -300,23 +301,23 @@ class _Preparation:
     def _pack(self, model: _BaseModel, corpus: Corpus) -> list[PackedSource]:
         rules = PackingRules(
             corpus.held_out_keys,
-            corpus.held_out_shingles,
             model.sequence_length_tokens,
             model.token_type,
             model.tokenizer.end_of_text_id,
-            self._scored_tokenizers()[-1].decode,
         )
+        held_out_text = HeldOutText(corpus.held_out_shingles, self._scored_tokenizers()[-1].decode)
         packed = []
-        for number, spool in enumerate(corpus.spooled):
+        with HeldOutChecks(held_out_text, self.heartbeat) as checks:
+            for number, spool in enumerate(corpus.spooled):
 
-            def progress(fraction: float, name: str = spool.label, number: int = number) -> None:
-                done = (number + fraction) / len(corpus.spooled)
-                self._show(f"packing {name}", _PACKING_BEGINS + _PACKING_FRACTION * done)
+                def progress(fraction: float, name: str = spool.label, number: int = number) -> None:
+                    done = (number + fraction) / len(corpus.spooled)
+                    self._show(f"packing {name}", _PACKING_BEGINS + _PACKING_FRACTION * done)
 
-            chosen = corpus.choices[spool.side].chosen
-            held_out = {candidate.document for candidate, _ in chosen if candidate.source == spool.index}
-            folder = self._folder / DATA / spool.name
-            packed.append(pack_source(spool, folder, rules, held_out=held_out, progress=progress))
+                chosen = corpus.choices[spool.side].chosen
+                held_out = {candidate.document for candidate, _ in chosen if candidate.source == spool.index}
+                folder = self._folder / DATA / spool.name
+                packed.append(pack_source(spool, folder, rules, checks, held_out=held_out, progress=progress))
         return packed
 
     def _finish(self, model: _BaseModel, data: PreparedData) -> PrepareReport:

@@ -80,6 +80,21 @@ class StoredRuns:
         first = int(self.firsts[document]) + start
         return self._mapped(bisect_right(self._ends, document))[first : first + count]
 
+    def window(self, first: int, last: int) -> StoredRuns:
+        """Return the runs of the documents from `first` to `last - 1`, with the files that hold them."""
+        held = [
+            (path, min(end, last) - max(end - count, first))
+            for path, count, end in zip(self.paths, self.documents, self._ends, strict=True)
+            if end > first and end - count < last and count
+        ]
+        return StoredRuns(
+            tuple(path for path, _ in held),
+            self.dtype,
+            tuple(count for _, count in held),
+            self.firsts[first:last],
+            self.counts[first:last],
+        )
+
     @cached_property
     def _ends(self) -> list[int]:
         return list(accumulate(self.documents))
