@@ -103,9 +103,14 @@ def test_little_memory_finds_the_same_in_more_parts(tmp_path: Path, monkeypatch:
     texts = documents(60)
     whole = signed(texts + [edited(text, 1, chooser) for text in texts[:30]])
     (with_much,) = find_repeats([whole], tmp_path / "much")
-    parts = []
+    parts: list[int] = []
     near_pairs = minhash.near_pairs
-    monkeypatch.setattr(minhash, "near_pairs", lambda band: parts.append(band.parts) or near_pairs(band))
+
+    def noted(band: minhash.Band) -> minhash.Pairs:
+        parts.append(band.parts)
+        return near_pairs(band)
+
+    monkeypatch.setattr(minhash, "near_pairs", noted)
     (with_little,) = find_repeats([whole], tmp_path / "little", processes=1, memory_bytes=2_000)
     assert set(parts) == {6}  # 90 documents of 128 bytes
     assert np.array_equal(with_much, with_little)

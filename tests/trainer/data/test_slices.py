@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_a_run_after_a_stop_reads_only_what_is_left(
     assert [path for path in (work / "stages").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("change", ["altered", "reported", "source"])
+@pytest.mark.parametrize("change", ["altered", "forged", "reported", "source"])
 def test_what_a_stopped_run_left_is_not_believed_after_a_change(
     corpus: PrepareConfig,
     prepare: Prepare,
@@ -155,6 +156,13 @@ def test_what_a_stopped_run_left_is_not_believed_after_a_change(
     first = work / "stages/prepare-a1/try-1/corpus/slices/domain-0-00000"
     if change == "altered":
         (first / "tokens.bin").write_bytes(bytes((first / "tokens.bin").stat().st_size))
+    elif change == "forged":
+        # By somebody who writes to the volume, and does not know the uid of the adaptation.
+        (first / "tokens.bin").write_bytes(bytes((first / "tokens.bin").stat().st_size))
+        record = json.loads((first / "slice.json").read_text())
+        for file in record["body"]["files"]:
+            file["sha256"] = sha256_of_file(first / file["name"])
+        (first / "slice.json").write_text(json.dumps(record))
     elif change == "reported":
         corpus = corpus.model_copy(update={"prepared_digest": "manifest-sha256:0"})
     else:

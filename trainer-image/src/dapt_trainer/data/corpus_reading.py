@@ -33,7 +33,7 @@ from dapt_trainer.data.slices.board import SliceBoard
 from dapt_trainer.data.slices.cut import CorpusSlice, CorpusSource, slices_of
 from dapt_trainer.data.slices.merge import MergedSide
 from dapt_trainer.data.slices.read_slice import ReadingRules, SliceReader
-from dapt_trainer.data.slices.records import SliceSpool
+from dapt_trainer.data.slices.records import SliceSpool, slices_key
 from dapt_trainer.data.slices.shared_reading import (
     ReadingProgress,
     SharedReading,
@@ -111,8 +111,8 @@ def shared_reading(config: PrepareConfig, context: StageContext, form: StoredFor
         form.contamination,
         computes_signatures=finds_near,
     )
-    board = SliceBoard(context.try_folder / SPOOL, _earlier_spools(config, context))
     run = context.stage.run
+    board = SliceBoard(context.try_folder / SPOOL, _earlier_spools(config, context), slices_key(run.uid))
     return SharedReading.of(board, rules, settings, run.uid, run.key)
 
 
@@ -250,7 +250,7 @@ def write_plan(
         slices_digest=_digest_of_slices(sources),
         settings_digest=shared.settings_digest,
     )
-    write_envelope(folder / _PLAN, _PLAN_SCHEMA, plan, run_key=context.stage.run.key)
+    write_envelope(folder / _PLAN, _PLAN_SCHEMA, plan, run_key=context.stage.run.key, key=shared.board.key)
 
 
 def help_to_read(config: PrepareConfig, context: StageContext, beat: Beat) -> ReadingPlan:
@@ -273,7 +273,9 @@ def help_to_read(config: PrepareConfig, context: StageContext, beat: Beat) -> Re
         beat()
         time.sleep(_POLL_SECONDS)
     try:
-        _, plan = read_envelope(folder / _PLAN, _PLAN_SCHEMA, ReadingPlan)
+        _, plan = read_envelope(
+            folder / _PLAN, _PLAN_SCHEMA, ReadingPlan, key=slices_key(context.stage.run.uid)
+        )
         form = StoredForm(
             (context.try_folder / PREPARED_FOLDER / MODEL / "tokenizer.json").read_text(encoding="utf-8"),
             plan.begin_of_text_id,

@@ -29,12 +29,14 @@ _CLAIMS, _SLICES, _FAILED = "claims", "slices", "failed"
 class SliceBoard:
     """Knows which slices are taken and which are finished."""
 
-    def __init__(self, folder: Path, earlier: Sequence[Path] = ()) -> None:
+    def __init__(self, folder: Path, earlier: Sequence[Path] = (), key: bytes = b"") -> None:
         """
         Args:
             folder: of this run, the same in all its pods.
             earlier: such folders of earlier runs of the same work, the newest first.
+            key: that signs what slices leave; empty: it is not signed.
         """
+        self.key = key
         self.folder = folder
         self._earlier = tuple(earlier)
         for name in (_CLAIMS, _SLICES, _FAILED):
@@ -65,7 +67,7 @@ class SliceBoard:
         Raises:
             ContractError: it is not finished, or was altered since.
         """
-        return SliceSpool(self.folder / _SLICES / corpus_slice.name)
+        return SliceSpool(self.folder / _SLICES / corpus_slice.name, self.key)
 
     def finish(
         self, corpus_slice: CorpusSlice, identity: str, read: Callable[[Path], SliceRecord], *, may_fail: bool
@@ -96,7 +98,7 @@ class SliceBoard:
     def _from_earlier_run(self, corpus_slice: CorpusSlice, identity: str) -> SliceRecord | None:
         for folder in self._earlier:
             try:
-                spool = SliceSpool(folder / _SLICES / corpus_slice.name)
+                spool = SliceSpool(folder / _SLICES / corpus_slice.name, self.key)
                 # What was written before a power cut may have lost its last blocks, whatever its size.
                 if spool.record.identity != identity or not spool.is_unchanged():
                     continue

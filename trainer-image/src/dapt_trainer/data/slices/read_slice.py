@@ -127,6 +127,7 @@ class SliceReader:
         *,
         identity: str = "",
         run_key: str = "",
+        key: bytes = b"",
         known_keys: Hashes | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> SliceRecord:
@@ -137,6 +138,7 @@ class SliceReader:
             folder: that gets its files; made here.
             identity: of its content, for the record.
             run_key: of the run, for the record.
+            key: that signs the record; empty: it is not signed.
             known_keys: sorted hashes of documents that were read before and are duplicates here; None: none.
             progress: called with the number of tokens kept so far.
 
@@ -176,7 +178,7 @@ class SliceReader:
             candidates=tuple(reading.candidates),
             files=stored,
         )
-        write_record(folder, record, run_key)
+        write_record(folder, record, run_key, key)
         return record
 
     def _read_documents(

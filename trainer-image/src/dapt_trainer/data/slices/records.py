@@ -14,6 +14,7 @@ Everything is data: nothing of it is executed or names a file.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +78,12 @@ class SliceSpool:
     """Reads what a slice left in a folder.
 
     Raises:
-        ContractError: the record is missing or damaged, or a file has another size than it says.
+        ContractError: the record is missing, damaged or signed with another key, or a file has another size than it
+            says.
     """
 
-    def __init__(self, folder: Path) -> None:
-        _, self.record = read_envelope(folder / RECORD, SLICE_SCHEMA, SliceRecord)
+    def __init__(self, folder: Path, key: bytes = b"") -> None:
+        _, self.record = read_envelope(folder / RECORD, SLICE_SCHEMA, SliceRecord, key=key)
         self.folder = folder
         for file in self.record.files:
             path = self.path(file.name)
@@ -115,10 +117,19 @@ class SliceSpool:
         return all(sha256_of_file(self.path(file.name)) == file.sha256 for file in self.record.files)
 
 
-def write_record(folder: Path, record: SliceRecord, run_key: str) -> None:
-    """Write the record of a slice into its folder, after its other files.
+def slices_key(uid: str) -> bytes:
+    """Return the key that signs what is left of the corpus until it is packed.
+
+    Prepare has no key of its own, since it reads what others have written. An adaptation's uid is random and stands
+    nowhere on the work volume while it is prepared, so who can only write there can make no slice that is believed.
+    """
+    return hashlib.sha256(b"dapt slices\n" + uid.encode()).digest()
+
+
+def write_record(folder: Path, record: SliceRecord, run_key: str, key: bytes = b"") -> None:
+    """Write the record of a slice into its folder, after its other files; signed where there is a key.
 
     Raises:
         OSError: the disk is full.
     """
-    write_envelope(folder / RECORD, SLICE_SCHEMA, record, run_key=run_key)
+    write_envelope(folder / RECORD, SLICE_SCHEMA, record, run_key=run_key, key=key)

@@ -93,6 +93,7 @@ class SharedReading:
                 folder,
                 identity=identity,
                 run_key=self.run_key,
+                key=self.board.key,
                 known_keys=known_keys,
                 progress=progress,
             )
