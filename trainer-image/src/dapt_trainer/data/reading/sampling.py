@@ -130,11 +130,17 @@ def _ending(file: SourceFile) -> str:
     return file.compression or (".parquet" if file.format == "parquet" else "")
 
 
-def with_line(bad: BadRecord, source: ResolvedSource, max_bytes: int | None = MAX_COUNTED_BYTES) -> BadRecord:
-    """Return a bad record with the number of its line, where finding out reads at most `max_bytes`; None: any."""
+def with_line(bad: BadRecord, source: ResolvedSource, *, reads_all: bool = False) -> BadRecord:
+    """Return a bad record with the number of its line, where finding out does not read too much.
+
+    Args:
+        bad: the record.
+        source: that it stands in.
+        reads_all: whether the source is read as a whole anyway, so that nothing is too much.
+    """
     label, mark, byte = bad.location.rpartition(f":{BYTE_MARK}")
     file = next((file for file in source.files if mark and file.label == label), None)
-    if file is None or (max_bytes is not None and int(byte) > max_bytes):
+    if file is None or (int(byte) > MAX_COUNTED_BYTES and not reads_all):
         return bad
     number, left = 1, int(byte)
     with source.filesystem.open(file.path, "rb") as stream:

@@ -21,7 +21,7 @@ from dapt_trainer.data.reading.documents import (
 )
 from dapt_trainer.data.reading.file_parts import FilePart
 from dapt_trainer.data.reading.languages import LanguageSample
-from dapt_trainer.data.reading.sampling import MAX_COUNTED_BYTES, Sample, sampled_documents, with_line
+from dapt_trainer.data.reading.sampling import Sample, sampled_documents, with_line
 from dapt_trainer.data.reading.sources import ResolvedSource
 from dapt_trainer.errors import InputError
 from dapt_trainer.limited_time import slow_text
@@ -284,8 +284,7 @@ def report_findings(
         return
     for bad in shown[:bad_records]:
         # A sample is read to save the reading of all of it.
-        max_bytes = None if config.max_tokens is None else MAX_COUNTED_BYTES
-        location = with_line(bad, resolved, max_bytes).location
+        location = with_line(bad, resolved, reads_all=config.max_tokens is None).location
         remedy = "split the document" if bad.reason == TOO_LONG else "correct the line"
         problems.add(
             f"{field}: {location}: {bad.reason}; {remedy}, or allow a share of bad records with "
