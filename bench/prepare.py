@@ -51,7 +51,7 @@ def bare_seconds(tokenizer_json: str, texts: list[str]) -> tuple[float, int]:
 
 
 def our_seconds(
-    tokenizer_json: str, source: Path, folder: Path, *, near: bool = False
+    tokenizer_json: str, source: Path, folder: Path, *, near: bool = False, processes: int | None = None
 ) -> tuple[float, int, float]:
     """(seconds, tokens, fill) from the file to the shard; with `deduplicate: near` when asked for."""
     import numpy as np
@@ -64,36 +64,50 @@ def our_seconds(
     from dapt_trainer.data.pack_source import PackingRules, pack_source
     from dapt_trainer.data.plain_tokenizer import plain_tokenizer
     from dapt_trainer.data.reading.sources import resolve
-    from dapt_trainer.data.spool import ReadingRules, SideReader, mark_repeats
+    from dapt_trainer.data.slices.board import SliceBoard
+    from dapt_trainer.data.slices.cut import CorpusSource, slices_of
+    from dapt_trainer.data.slices.held_out_checks import HeldOutChecks, HeldOutText
+    from dapt_trainer.data.slices.merge import MergedSide
+    from dapt_trainer.data.slices.read_slice import ReadingRules
+    from dapt_trainer.data.slices.shared_reading import ReadingProgress, SharedReading, read_slices
+    from dapt_trainer.data.slices.spooled_source import mark_repeats
 
     question = "Which of the following words is not found in any of the files that are read here"
     index = contamination_index(
         [EvaluationItem("task", f"{question} {n}?", f"word {n}") for n in range(1000)]
     )
-    rules = ReadingRules(17, True, 0.005, 0.0, "uint16", 1, index.tasks)
+    rules = ReadingRules(17, True, 0.005, 0.0, "uint16", 1, index.tasks, keeps_signatures=near)
     config = TextSource(source=f"file://{source}")
     started = time.perf_counter()
     problems = Problems()
-    with AnalysisPool(AnalysisSettings(tokenizer_json, None, 0, index, computes_signatures=near)) as pool:
-        reader = SideReader("domain", folder / "spool", rules, pool)
-        spooled = reader.read(0, config, resolve(config.source, "source"), problems, lambda _: None)
-        reader.close()
+    settings = AnalysisSettings(tokenizer_json, None, 0, index, computes_signatures=near)
+    corpus_source = CorpusSource("domain", 0, config, resolve(config.source, "source"))
+    slices, board = slices_of(corpus_source), SliceBoard(folder / "corpus")
+    shared = SharedReading.of(board, rules, settings, "uid", "")
+    progress = ReadingProgress(corpus_source.size_bytes, lambda *_: None)
+    with AnalysisPool(settings, processes=processes) as pool:
+        read_slices(shared, slices, progress, pool, lambda: None, processes=processes)
+    side = MergedSide("domain", rules)
+    spooled = side.add(corpus_source, slices, [board.spool(entry) for entry in slices], problems)
     problems.raise_if_any()
     if near:
         (spooled,) = mark_repeats([spooled], folder / "bands", lambda: None)
-    held_out = sorted(reader.candidates, key=lambda candidate: candidate.key)[:4]
+    held_out = sorted(side.candidates, key=lambda candidate: candidate.key)[:4]
     packing = PackingRules(
         held_out_keys=np.array(sorted(candidate.key for candidate in held_out), dtype=np.uint64),
-        held_out_shingles=HeldOutShingles([reader.candidate_text(candidate) for candidate in held_out]),
         sequence_length_tokens=SEQUENCE_LENGTH,
         token_type="uint16",
         end_of_text_id=0,
-        decode=plain_tokenizer(tokenizer_json).decode,
+    )
+    texts = [side.candidate_text(candidate) for candidate in held_out]
+    checks = HeldOutChecks(
+        HeldOutText(HeldOutShingles(texts), plain_tokenizer(tokenizer_json).decode), processes=processes
     )
     packed = pack_source(
         spooled,
         folder / "shard",
         packing,
+        checks,
         held_out=[candidate.document for candidate in held_out],
         progress=lambda _: None,
     )

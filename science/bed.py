@@ -21,7 +21,7 @@ from dapt_trainer.data.dedup.held_out_neighbours import SHINGLE_WORDS, HeldOutSh
 from dapt_trainer.data.packing.best_fit import Packer
 from dapt_trainer.data.packing.held_out import HeldOutDocument
 from dapt_trainer.data.packing.shards import Shard
-from dapt_trainer.data.spool import HeldOutCandidate
+from dapt_trainer.data.slices.spooled_source import HeldOutCandidate
 from dapt_trainer.data.text import WordHasher, normalized, text_digest, words
 from science.digests import digest_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -26,6 +27,17 @@ def _job(case: str) -> dict[str, Any]:
 def _trainer(job: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = job["spec"]["template"]["spec"]["containers"][0]
     return found
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS.values())
+def test_pods_of_prepare_have_no_coordinator(launcher: Any) -> None:
+    run = dataclasses.replace(stage_run(nodes=3), kind="prepare")
+    holder = plain(launcher.render(run, profile(), owner())[-1])
+    text = str(holder)
+    assert "'completions': 3" in text
+    assert "'subdomain'" not in text
+    assert "{'name': 'PET_MASTER_ADDR', 'value': '127.0.0.1'}" in text
+    assert "{'name': 'PET_NNODES', 'value': '3'}" in text
 
 
 def test_the_stage_file_can_be_read_back_and_has_the_digest_of_the_arguments() -> None:

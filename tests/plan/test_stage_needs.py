@@ -16,6 +16,7 @@ from dapt_operator.plan.sizing.model_fit.batch import Batch
 from dapt_operator.plan.sizing.model_fit.memory import MemoryParts
 from dapt_operator.plan.sizing.stage_needs import StageNeed, traffic_bytes
 from dapt_operator.plan.sizing.tuning_estimate import TuningSize
+from dapt_operator.plan.stages.prepare import prepare_stage
 from support.builders import adaptation, model_facts, profile
 
 NO_MEMORY = MemoryParts(0, 0, 0, 0, 0, 0, 0)
@@ -55,6 +56,21 @@ def test_ranks_that_share_a_sequence_exchange_heads_in_every_layer() -> None:
 def test_one_rank_sends_nothing() -> None:
     batch = Batch(8, 1, 8, 1, False, "bf16", NO_MEMORY)
     assert traffic_bytes(model_facts(), None, batch, 1, 4096) == 0.0
+
+
+def test_pods_of_prepare_are_those_of_the_manifest() -> None:
+    spec = DomainAdaptation.model_validate(
+        adaptation(stageResources={"prepare": {"nodes": 4, "cpu": "8"}})
+    ).spec
+    offered = AdaptationProfile.model_validate(profile()).spec
+    resources = prepare_stage(spec, offered).resources
+    assert (resources.nodes, resources.processes_per_node, resources.accelerators_per_node) == (4, 1, 0)
+    facts = EstimateFacts(model=model_facts(), domain_tokens=1000, general_tokens=500)
+    needs = {need.stage: need for need in estimate(spec, offered, facts).needs}
+    assert needs["prepare"].layout.nodes == 4
+    # The data is the same for any number, so another number is no other work.
+    plain = DomainAdaptation.model_validate(adaptation()).spec
+    assert prepare_stage(spec, offered).config == prepare_stage(plain, offered).config
 
 
 def test_space_on_the_work_volume_is_counted_by_stage() -> None:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from dapt_contract.base import Contract
+from dapt_contract.pod.environment import UNCONNECTED_KINDS
 from dapt_contract.pod.failure import Cause
 from dapt_contract.pod.progress import Progress
 from dapt_contract.run_identity import RunIdentity
@@ -52,6 +53,11 @@ class RunResources:
     """Kubernetes quantity for each pod."""
 
 
+def connected_nodes(kind: str, resources: RunResources) -> int:
+    """Return how many pods of a stage find each other by name: 1 where all work alone."""
+    return 1 if kind in UNCONNECTED_KINDS else resources.nodes
+
+
 @dataclass(frozen=True)
 class StageRun:
     """A run to create: identity, work, resources. Rendered by a launcher."""
@@ -88,6 +94,11 @@ class StageRun:
     def needs_signing_key(self) -> bool:
         """Whether the run mounts the signing key."""
         return self.signs_checkpoints or self.signs_results
+
+    @property
+    def has_connected_pods(self) -> bool:
+        """Whether it has several pods that find each other by name."""
+        return connected_nodes(self.kind, self.resources) > 1
 
     @property
     def stage_file(self) -> StageFile:

@@ -83,6 +83,8 @@ def prepare(tmp_path: Path, board: Board) -> Callable[..., PrepareReport]:
             fence=1,
         )
         stage = StageFile(run=identity, kind="prepare", config=config)
-        return run(config, StageContext(stage=stage, work=work, scratch=tmp_path, progress=board))
+        report = run(config, StageContext(stage=stage, work=work, scratch=tmp_path, progress=board))
+        assert isinstance(report, PrepareReport)
+        return report
 
     return prepared

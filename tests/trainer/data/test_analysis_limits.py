@@ -21,8 +21,10 @@ from dapt_trainer.data.dedup.contamination import ContaminationIndex
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.data.reading.text_batches import RecordRules, TextBatches
-from dapt_trainer.data.spool import ReadingRules, SideReader
+from dapt_trainer.data.slices.cut import CorpusSource, slices_of
+from dapt_trainer.data.slices.read_slice import ReadingRules, SliceReader
 from dapt_trainer.data.text import normalized
+from dapt_trainer.errors import InputError
 from dapt_trainer.limited_time import limit_seconds
 from support.toy_corpus import train_tokenizer
 
@@ -62,8 +64,9 @@ def test_text_that_takes_too_long_is_named_by_file_and_line(
     config = TextSource(source=f"file://{path}")
     rules = ReadingRules(0, True, 0.1, 0.0, "uint16", 1, ())
     pool = _SlowPool(settings)
-    with SideReader("domain", tmp_path / "spool", rules, pool) as reader, pytest.raises(Exception) as caught:  # noqa: PT011
-        reader.read(0, config, resolve(config.source, "source"), Problems(), lambda _: None)
+    (whole,) = slices_of(CorpusSource("domain", 0, config, resolve(config.source, "source")))
+    with pytest.raises(InputError) as caught:
+        SliceReader(rules, pool).read(whole, tmp_path / "slice")
     assert str(caught.value) == (
         f"spec.corpus.domain[0]: {path}:3: analysing this text takes more than 90 seconds of processor time, most "
         "likely in the model's tokenizer; remove the text, or use a model with another tokenizer"

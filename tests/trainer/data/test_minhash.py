@@ -98,6 +98,25 @@ def test_other_processes_find_the_same(tmp_path: Path) -> None:
     assert here.sum() == 30
 
 
+def test_little_memory_finds_the_same_in_more_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chooser = random.Random(8)
+    texts = documents(60)
+    whole = signed(texts + [edited(text, 1, chooser) for text in texts[:30]])
+    (with_much,) = find_repeats([whole], tmp_path / "much")
+    parts: list[int] = []
+    near_pairs = minhash.near_pairs
+
+    def noted(band: minhash.Band) -> minhash.Pairs:
+        parts.append(band.parts)
+        return near_pairs(band)
+
+    monkeypatch.setattr(minhash, "near_pairs", noted)
+    (with_little,) = find_repeats([whole], tmp_path / "little", processes=1, memory_bytes=2_000)
+    assert set(parts) == {6}  # 90 documents of 128 bytes
+    assert np.array_equal(with_much, with_little)
+    assert with_little.sum() == 30
+
+
 def test_a_killed_process_is_an_infrastructure_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minhash, "near_pairs", killed)
     with pytest.raises(InfrastructureError, match="a process that looks for near-duplicates was killed"):

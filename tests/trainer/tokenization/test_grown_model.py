@@ -72,7 +72,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareRep
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grow_in_prepare, "run_module", in_this_process)
-        return work, run(config, context)
+        report = run(config, context)
+    assert isinstance(report, PrepareReport)
+    return work, report
 
 
 @pytest.fixture

@@ -94,7 +94,9 @@ def prepared(root: Path, work: Path, data: TuningDataConfig) -> PrepareReport:
         tuning_data=(data,),
         seed=7,
     )
-    return prepare.run(config, make_context(work, root, config, kind="prepare"))
+    report = prepare.run(config, make_context(work, root, config, kind="prepare"))
+    assert isinstance(report, PrepareReport)
+    return report
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -42,6 +42,8 @@ COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """Label and annotation of a pod of an Indexed Job: its index, which is its node rank."""
 NODE_RANK = "PET_NODE_RANK"
 NODES = "PET_NNODES"
+UNCONNECTED_KINDS = ("prepare",)
+"""Kinds of stage whose pods never talk to each other: they meet at the work volume alone, and each has one process."""
 PROCESSES_PER_NODE = "PET_NPROC_PER_NODE"
 COORDINATOR_HOST = "PET_MASTER_ADDR"
 COORDINATOR_PORT = "PET_MASTER_PORT"

@@ -84,7 +84,7 @@ FIELDS_ABSENT_IF_NONE: Final = frozenset({"base_losses_digest"})
 created keep their digests."""
 
 
-LAYOUT_FIELDS: Final = frozenset({"spread", "sequence_parallel", "keeps"})
+LAYOUT_FIELDS: Final = frozenset({"spread", "sequence_parallel", "keeps", "memory_bytes"})
 """Fields of configurations that only say how the ranks divide the work, or what stays on the volume: the result has the
 same numbers, so they are no part of the digest by which a run's work is known again. Versions without them gave the
 same digest."""

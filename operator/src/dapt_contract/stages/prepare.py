@@ -32,6 +32,7 @@ _CHECKED_FIELDS: Final = frozenset(
         "lora",
         "precision",
         "prepared_digest",
+        "memory_bytes",
     }
 )
 """Fields that prepare checks the corpus and the volume by; a change of them leaves a finished corpus as it is."""
@@ -110,6 +111,9 @@ class PrepareConfig(Contract):
     prepared_digest: DigestText | None = None
     """`PrepareFacts.data_digest` of the run before this one: data with another digest is prepared again from its
     sources. None: no run has reported, and whatever lies on the volume is prepared again."""
+
+    memory_bytes: int | None = Field(default=None, ge=1)
+    """Memory of the pod, by which the search for near-duplicates is bounded; None: not known."""
 
     @property
     def corpus_digest(self) -> str:

@@ -51,7 +51,7 @@ def states(children: Children, now: datetime) -> tuple[RunState, ...]:
 
 
 def _rendezvous(run: StageRun, owner: Owner) -> Rendezvous:
-    if run.resources.nodes == 1:
+    if not run.has_connected_pods:
         return SINGLE_POD
     service = names.service_name(owner.name, owner.uid)
     return Rendezvous(host=f"{run.name}-0.{service}", subdomain=service)

@@ -30,7 +30,7 @@ _DEADLINE_REASON: Final = "FailJobSetFailurePolicyAction"
 def render(run: StageRun, profile: AdaptationProfileSpec, owner: Owner) -> tuple[Manifest, ...]:
     """Return all objects of one run, in the order of their creation; equal input gives equal output."""
     config_map, digest = stage_config_map(run, profile, owner)
-    has_peers = run.resources.nodes > 1
+    has_peers = run.has_connected_pods
     rendezvous = Rendezvous(host=f"{child_job_name(run.name)}-0.{run.name}") if has_peers else SINGLE_POD
     spec: JsonObject = {
         "network": {"enableDNSHostnames": has_peers, "publishNotReadyAddresses": True},

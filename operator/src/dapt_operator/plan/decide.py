@@ -335,7 +335,7 @@ def _start(observed: Observed, inputs: ChainInputs, position: Position, launcher
     shared = shared_objects(observed, inputs, position, launcher)
     # All with the first run and after an edit of the profile; then those that this run needs, since they may be gone.
     are_new = ledger.shared != shared.digest
-    needed = shared.manifests if are_new else launcher.shared(profile, owner, stage.resources.nodes)
+    needed = shared.manifests if are_new else launcher.shared(profile, owner, stage.connected_nodes)
     run, record = next_run(observed, inputs.desired, ledger, stage, inputs.left_seconds)
     if due.record is None:
         # A first run brings a record of its own; a further one replaces that of the run before it.

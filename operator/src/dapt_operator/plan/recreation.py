@@ -60,7 +60,7 @@ def shared_objects(
     """Return the objects that all runs share."""
     stages = (stage for assessment in position.assessments if (stage := assessment.stage) is not None)
     num_nodes = max(
-        pretrain_layout(inputs.spec, inputs.profile).nodes, *(s.resources.nodes for s in stages), 1
+        pretrain_layout(inputs.spec, inputs.profile).nodes, *(s.connected_nodes for s in stages), 1
     )
     manifests = launcher.shared(inputs.profile, observed.owner, num_nodes)
     return SharedObjects(manifests, digest_of({"shared": plain(manifests)}))
@@ -82,7 +82,7 @@ def used_by_live_runs(
         return UsedObjects((), needs_signing_secret)
     keys = {run.stage_key for run in live}
     stages = (stage for assessment in position.assessments if (stage := assessment.stage) is not None)
-    num_nodes = max((stage.resources.nodes for stage in stages if stage.stage_key in keys), default=1)
+    num_nodes = max((stage.connected_nodes for stage in stages if stage.stage_key in keys), default=1)
     shared = launcher.shared(inputs.profile, owner, num_nodes)
     if not observed.is_check_due:
         shared = tuple(manifest for manifest in shared if manifest["metadata"]["name"] in missed)

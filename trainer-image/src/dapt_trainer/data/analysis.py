@@ -231,7 +231,7 @@ class AnalysisPool:
             slowest = slowest_text(self._settings, texts, limit, self._beat)
             if slowest is not None:
                 return SlowTextError(number, slowest, limit)
-        return _process_killed_error()
+        return process_killed_error()
 
     def __enter__(self) -> AnalysisPool:
         """Return the pool."""
@@ -253,7 +253,8 @@ class _Pending:
     future: Future[AnalysedBatch] = field(default_factory=Future)
 
 
-def _process_killed_error() -> InfrastructureError:
+def process_killed_error() -> InfrastructureError:
+    """Return the error about a process that the kernel has killed."""
     return InfrastructureError(
         "a process that tokenizes was killed, most likely for memory; give prepare more memory or fewer cores"
     )
@@ -264,11 +265,12 @@ _process_analyst: Analyst | None = None
 
 def _start_process(settings: AnalysisSettings, parent: int) -> None:
     global _process_analyst
-    _become_helper(parent)
+    become_helper(parent)
     _process_analyst = Analyst(settings)
 
 
-def _become_helper(parent: int) -> None:
+def become_helper(parent: int) -> None:
+    """Make this process one that ends with its parent, and only by its decision."""
     die_with_parent(parent)
     # Only the parent decides when to stop: it ends its processes itself.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -320,7 +322,7 @@ def slowest_text(
 def _time_texts(
     settings: AnalysisSettings, texts: Sequence[str], limit: int, parent: int, sender: Connection
 ) -> None:
-    _become_helper(parent)
+    become_helper(parent)
     analyst = Analyst(settings)
     limit_processor_time(limit)
     for text in texts:

@@ -17,7 +17,8 @@ from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles, can_be_
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.packing.held_out import HALVES, Half, HeldOutDocument, write_held_out
 from dapt_trainer.data.packing.leads import with_lead
-from dapt_trainer.data.spool import KEY_SPACE, HeldOutCandidate, SideReader, SpooledSource
+from dapt_trainer.data.slices.merge import MergedSide
+from dapt_trainer.data.slices.spooled_source import KEY_SPACE, HeldOutCandidate, SpooledSource
 from dapt_trainer.data.text import Hashes
 from dapt_trainer.errors import InputError
 
@@ -128,7 +129,7 @@ def write_choices(
 
 
 def choose_sides(
-    readers: Mapping[Side, SideReader],
+    merged: Mapping[Side, MergedSide],
     corpus: Corpus,
     tokenizer: Tokenizer,
     limits: HeldOutLimits,
@@ -139,7 +140,7 @@ def choose_sides(
     Such a document is held out of neither side: learning and forgetting could not be told apart on it.
 
     Args:
-        readers: of the sides, which were read to their ends.
+        merged: the sides, which were read to their ends.
         corpus: gets the choices and the counts.
         tokenizer: of the base model.
         limits: of each side.
@@ -148,13 +149,13 @@ def choose_sides(
     domain_keys, general_keys = _keys(corpus, "domain"), _keys(corpus, "general")
     shared = np.intersect1d(domain_keys, general_keys)
     corpus.shared.update({spool.name: int(np.isin(spool.keys, shared).sum()) for spool in corpus.spooled})
-    for side, reader in readers.items():
+    for side, merged_side in merged.items():
         spools = {spool.index: spool for spool in corpus.spooled if spool.side == side}
         try:
             corpus.choices[side] = choose(
                 side,
-                _own_candidates(side, reader.candidates, spools, shared, corpus.held_out_shingles),
-                reader.candidate_text,
+                _own_candidates(side, merged_side.candidates, spools, shared, corpus.held_out_shingles),
+                merged_side.candidate_text,
                 tokenizer,
                 num_documents=_num_documents(spools),
                 limits=limits,

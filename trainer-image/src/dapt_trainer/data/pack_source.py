@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.packing.best_fit import Packer
 from dapt_trainer.data.packing.data_manifest import ShardManifest, TokenType
 from dapt_trainer.data.packing.shards import ShardWriter
-from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.data.slices.held_out_checks import CONTAINED, NEAR, HeldOutChecks
+from dapt_trainer.data.slices.spooled_source import SpooledSource
 from dapt_trainer.data.text import Hashes
 
 _BEAT_DOCUMENTS = 4096
@@ -35,22 +35,19 @@ class PackingRules:
 
     held_out_keys: Hashes
     """Sorted hashes of all held-out texts of both sides."""
-    held_out_shingles: HeldOutShingles
-    """Shingles of all held-out texts of both sides."""
     sequence_length_tokens: int
     """Positions of a row."""
     token_type: TokenType
     """Type of tokens.bin."""
     end_of_text_id: int
     """Fills positions without a token."""
-    decode: Callable[[Sequence[int]], str]
-    """Returns the text of tokens, without special ones; asked for the few documents that are suspected."""
 
 
 def pack_source(
     spooled: SpooledSource,
     folder: Path,
     rules: PackingRules,
+    checks: HeldOutChecks,
     *,
     held_out: Collection[int],
     progress: Callable[[float], None],
@@ -61,44 +58,28 @@ def pack_source(
         spooled: the source's kept documents.
         folder: of the shard.
         rules: for all sources.
+        checks: find the documents that are too near to held-out text.
         held_out: numbers of its documents that are held out.
         progress: called with the share of the documents that were checked.
     """
-    held_out_numbers = frozenset(held_out)
-    is_copy = np.isin(spooled.keys, rules.held_out_keys)
-    sketch_ends = np.cumsum(spooled.sketch_counts)
-    first_tokens = np.concatenate(([0], np.cumsum(spooled.token_counts)))
-    is_repeat = spooled.is_repeat
-    near = contained = documents = tokens = 0
+    # 1. Leave out what is held out, and what stands nearly so in held-out text.
+    is_left_out = np.zeros(len(spooled.keys), dtype=np.bool_)
+    is_left_out[list(held_out)] = True
+    if spooled.is_repeat is not None:
+        is_left_out |= spooled.is_repeat
+    # A copy by its hash is possible across sides, and within one where exact duplicates are kept.
+    is_copy = np.isin(spooled.keys, rules.held_out_keys) & ~is_left_out
+    findings = checks.findings(spooled, ~(is_left_out | is_copy), progress)
+    is_trained = ~is_left_out & ~is_copy & (findings == 0)
+
+    # 2. Pack the rest.
+    numbers = np.flatnonzero(is_trained)
 
     def training_documents() -> Iterator[tuple[int, int]]:
-        nonlocal near, contained, documents, tokens
-        for number, (count, sketch_count) in enumerate(
-            zip(spooled.token_counts.tolist(), spooled.sketch_counts.tolist(), strict=True)
-        ):
-            if number % _BEAT_DOCUMENTS == 0:
-                progress(number / len(spooled.token_counts))
-            if number in held_out_numbers or (is_repeat is not None and is_repeat[number]):
-                continue
-            end = int(sketch_ends[number])
-            sketch = np.asarray(spooled.sketches[end - sketch_count : end])
-            # A copy by its hash is possible across sides, and within one where exact duplicates are kept.
-            if is_copy[number] or rules.held_out_shingles.is_near(sketch):
-                near += 1
-                continue
-            if rules.held_out_shingles.contains(sketch):
-                contained += 1
-                continue
-            if rules.held_out_shingles.may_contain_one(sketch):
-                first = int(first_tokens[number])
-                if rules.held_out_shingles.contains_one(
-                    rules.decode(spooled.tokens[first : first + count].tolist())
-                ):
-                    near += 1
-                    continue
-            documents += 1
-            tokens += count
-            yield number, count
+        for first in range(0, len(numbers), _BEAT_DOCUMENTS):
+            progress(1.0)
+            some = numbers[first : first + _BEAT_DOCUMENTS]
+            yield from zip(some.tolist(), spooled.token_counts[some].tolist(), strict=True)
 
     packer = Packer(rules.sequence_length_tokens)
     with ShardWriter(
@@ -108,13 +89,7 @@ def pack_source(
         end_of_text_id=rules.end_of_text_id,
     ) as writer:
         for row in packer.pack(training_documents()):
-            starts = [int(first_tokens[piece.document]) + piece.start for piece in row]
-            writer.write_row(
-                [
-                    spooled.tokens[start : start + piece.length]
-                    for start, piece in zip(starts, row, strict=True)
-                ]
-            )
+            writer.write_row([spooled.tokens.of(piece.document, piece.start, piece.length) for piece in row])
         files = writer.close()
     manifest = ShardManifest(
         name=spooled.name,
@@ -123,13 +98,17 @@ def pack_source(
         source=spooled.config.source,
         weight=spooled.config.weight,
         sequences=writer.sequences,
-        tokens=tokens,
+        tokens=int(spooled.token_counts[numbers].sum()),
         positions=writer.sequences * rules.sequence_length_tokens,
         filled_positions=writer.filled_positions,
         repeated_tokens=packer.repeated_tokens,
         pieces=packer.pieces,
-        documents=documents,
+        documents=len(numbers),
         cut_documents=packer.cut_documents,
         files=files,
     )
-    return PackedSource(manifest, near, contained)
+    return PackedSource(
+        manifest,
+        near_duplicates=int((is_copy | (findings == NEAR)).sum()),
+        contained=int((findings == CONTAINED).sum()),
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dapt_contract.layout import PROBES, TASKS
 from dapt_contract.measure import Side
-from dapt_contract.stages.prepare import PrepareConfig, TextSource
+from dapt_contract.stages.prepare import PrepareConfig
 from dapt_trainer.data.dedup.contamination import EvaluationItem
 from dapt_trainer.data.harness.items import check_names, read_harness_tasks
 from dapt_trainer.data.input_problems import Problems
@@ -18,25 +18,15 @@ from dapt_trainer.data.items.custom_items import CustomItem, Kind, evaluation_it
 from dapt_trainer.data.items.item_limits import spread
 from dapt_trainer.data.items.measured_items import write_measured_items
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
-from dapt_trainer.data.reading.sources import ResolvedSource, resolve
+from dapt_trainer.data.reading.sources import resolve
 from dapt_trainer.data.reading.text_batches import RecordRules, check_source
+from dapt_trainer.data.slices.cut import CorpusSource
 from dapt_trainer.errors import InputError
 from dapt_trainer.limited_time import try_texts
 
 SIDES: tuple[Side, Side] = ("domain", "general")
 
 Beat = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class CorpusSource:
-    """Describes one source of training text: its files and its index in the manifest."""
-
-    side: Side
-    index: int
-    """Index in the list of its side."""
-    config: TextSource
-    files: ResolvedSource
 
 
 @dataclass

@@ -90,8 +90,10 @@ def _run_ranks(stage: StageFile, command: Sequence[str], settings: PodSettings, 
     launch_problem = ""
     statuses: Statuses = {}
     try:
-        is_alone = settings.world_size == 1
-        statuses = run_single(command) if is_alone else run_gang(command, settings, stage.run.key[:16])
+        if settings.world_size == 1 or stage.kind in pod.UNCONNECTED_KINDS:
+            statuses = run_single(command, settings)
+        else:
+            statuses = run_gang(command, settings, stage.run.key[:16])
     except Exception as error:  # the rendezvous' own errors have no common class
         launch_problem = f"the ranks could not be started: {type(error).__name__}: {error}".splitlines()[0]
     watch.close()

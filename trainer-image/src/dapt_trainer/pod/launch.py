@@ -40,10 +40,13 @@ def set_allocator(environment: MutableMapping[str, str] = os.environ) -> None:
             environment.setdefault(name, value)
 
 
-def run_single(command: Sequence[str]) -> Statuses:
-    """Run the only rank of a run."""
+def run_single(command: Sequence[str], settings: PodSettings) -> Statuses:
+    """Run the only rank of a run, or of one whose pods are not connected."""
     os.environ |= LOOPBACK_INTERFACE
-    return {0: subprocess.call([sys.executable, *command])}
+    rank = settings.node_rank
+    if settings.nodes > 1:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(settings.nodes)}
+    return {rank: subprocess.call([sys.executable, *command])}
 
 
 def run_gang(command: Sequence[str], settings: PodSettings, run_id: str) -> Statuses:

@@ -11,23 +11,20 @@ from __future__ import annotations
 import errno
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dapt_contract.layout import DATA, EXTENDED_MODEL, HARNESS, MODEL
-from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import (
     ModelFacts,
     PrepareConfig,
     PrepareReport,
     TokenizerExtensionConfig,
-    source_label,
 )
 from dapt_contract.stages.tuning_data import TuningDataReport
 from dapt_trainer.context import StageContext
-from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings
 from dapt_trainer.data.base_model.check import check_base_model
 from dapt_trainer.data.base_model.facts import (
     TokenizerDescription,
@@ -39,7 +36,17 @@ from dapt_trainer.data.base_model.fetch import import_model
 from dapt_trainer.data.base_model.files import FACTS
 from dapt_trainer.data.base_model.tokenizer_trial import try_tokenizer
 from dapt_trainer.data.choose_held_out import Corpus, choose_sides, limits_of, write_choices
-from dapt_trainer.data.dedup.contamination import ContaminationIndex, contamination_index
+from dapt_trainer.data.corpus_reading import (
+    PREPARED_FOLDER,
+    SPOOL,
+    ReadingPlan,
+    StoredForm,
+    help_to_read,
+    read_corpus,
+    shared_reading,
+    write_plan,
+)
+from dapt_trainer.data.dedup.contamination import ContaminationIndex, EvaluationItem, contamination_index
 from dapt_trainer.data.disk_space import check_space
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource, PackingRules, pack_source
@@ -49,15 +56,9 @@ from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.renewed_items import can_be_kept, with_current_items
 from dapt_trainer.data.results.move_into_place import move_into_place
 from dapt_trainer.data.results.reporting import PreparedData, RunNotes, check_size, report_of
-from dapt_trainer.data.spool import (
-    ReadingRules,
-    SideReader,
-    SpooledSource,
-    mark_repeats,
-)
+from dapt_trainer.data.slices.cut import CorpusSource
+from dapt_trainer.data.slices.held_out_checks import HeldOutChecks, HeldOutText
 from dapt_trainer.data.stage_inputs import (
-    SIDES,
-    CorpusSource,
     check_sources,
     find_sources,
     harness_has_all_tasks,
@@ -78,18 +79,22 @@ _PACKING_BEGINS = 0.8
 _PACKING_FRACTION = 0.15
 
 
-def run(config: PrepareConfig, context: StageContext) -> PrepareReport:
+def run(config: PrepareConfig, context: StageContext) -> PrepareReport | ReadingPlan:
     """Prepare everything, and report all problems of the input at once.
+
+    Of several pods the first does so; the others only read the corpus with it, and return what they read it by.
 
     Raises:
         InputError: what the user must correct.
         InfrastructureError: the work volume is full.
         StopRequested: SIGTERM.
     """
-    finished = finished_manifest(context.work, config.corpus_digest)
     notes = RunNotes()
     preparation = _Preparation(config, context, notes)
     try:
+        if context.rank > 0:
+            return help_to_read(config, context, preparation.heartbeat)
+        finished = finished_manifest(context.work, config.corpus_digest)
         if finished is not None and can_be_kept(finished, config, context, notes, preparation.heartbeat):
             return with_current_items(finished, config, context, preparation.heartbeat)
         return preparation.run()
@@ -119,18 +124,25 @@ class _Preparation:
         self._context = context
         self._problems = Problems()
         self._notes = notes
-        self._folder = context.try_folder / "prepared"
-        self._scratch = context.try_folder / "spool"
+        self._folder = context.try_folder / PREPARED_FOLDER
+        self._scratch = context.try_folder / "scratch"
+        self._spool = context.try_folder / SPOOL
 
     def run(self) -> PrepareReport:
         try:
-            return self._run()
+            report = self._run()
+        except InputError:
+            self._remove_leftovers(SPOOL)
+            raise
         finally:
-            self._remove_leftovers()
+            # What is read of the corpus stays where the run was only interrupted: the next one continues from there.
+            self._remove_leftovers(self._folder.name, self._scratch.name)
+        self._remove_leftovers(SPOOL)
+        return report
 
     def _run(self) -> PrepareReport:
         config = self._config
-        for folder in (self._folder, self._scratch):
+        for folder in (self._folder, self._scratch, self._spool):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
 
@@ -167,7 +179,7 @@ class _Preparation:
 
         # 3. Tokenize the corpus and choose what is held out.
         with self._step("reading and tokenizing the corpus", _READING_BEGINS):
-            corpus = self._read_corpus(model, sources, contamination)
+            corpus = self._read_corpus(model, sources, contamination, evaluation.items)
         self._problems.raise_if_any()
 
         # 4. Extend the tokenizer on the training text alone, and tokenize the corpus again.
@@ -193,13 +205,13 @@ class _Preparation:
             )
             return self._finish(model, data)
 
-    def _remove_leftovers(self) -> None:
-        """Remove the working folders of this run, and of earlier runs that were killed."""
+    def _remove_leftovers(self, *names: str) -> None:
+        """Remove working folders of this run, and of earlier runs that were killed."""
         own_number = self._context.stage.run.try_number
         for folder in self._context.try_folder.parent.glob("try-*"):
             # Never those of a later run: it may be at work already.
             if int(folder.name.removeprefix("try-")) <= own_number:
-                for name in (self._folder.name, self._scratch.name):
+                for name in names:
                     shutil.rmtree(folder / name, ignore_errors=True)
 
     def _import_model(self) -> _BaseModel | None:
@@ -251,65 +263,29 @@ class _Preparation:
         return [report for report in reports if report is not None]
 
     def _read_corpus(
-        self, model: _BaseModel, sources: list[CorpusSource], contamination: ContaminationIndex
+        self,
+        model: _BaseModel,
+        sources: list[CorpusSource],
+        contamination: ContaminationIndex,
+        items: Sequence[EvaluationItem],
     ) -> Corpus:
         """Tokenize all sources and choose what is held out; report their problems."""
-        config, tokenizer = self._config, model.tokenizer
-        rules = ReadingRules(
-            seed=config.seed,
-            deduplicate=config.deduplicate != "none",
-            held_out_fraction=config.held_out_fraction,
-            bad_records_max_fraction=config.bad_records_max_fraction,
-            token_type=model.token_type,
-            special_tokens=1 + (tokenizer.begin_of_text_id is not None),
-            tasks=contamination.tasks,
-            keeps_texts=config.tokenizer_extension is not None,
-        )
-        settings = AnalysisSettings(
-            tokenizer.tokenizer_json,
-            tokenizer.begin_of_text_id,
-            tokenizer.end_of_text_id,
-            contamination,
-            computes_signatures=config.deduplicate == "near",
-        )
-        sizes = [sum(file.size_bytes for file in source.files.files) for source in sources]
-        done_bytes, total_bytes = 0, max(1, sum(sizes))
-        corpus = Corpus([], {})
-        readers: dict[Side, SideReader] = {}
+        form = StoredForm.of(model.tokenizer, model.token_type, contamination)
+        shared = shared_reading(self._config, self._context, form)
+        if self._context.world_size > 1:
+            write_plan(self._context, form, shared, sources, items)
 
-        def fraction() -> float:
-            return _READING_BEGINS + _READING_FRACTION * done_bytes / total_bytes
+        def show(activity: str, share: float, tokens: int | None) -> None:
+            self._show(activity, _READING_BEGINS + _READING_FRACTION * share, tokens=tokens)
 
-        with AnalysisPool(settings, beat=self.heartbeat) as pool:
-            for side in SIDES:
-                spooled: list[SpooledSource] = []
-                with SideReader(side, self._scratch / side, rules, pool) as reader:
-                    readers[side] = reader
-                    for source, size in zip(sources, sizes, strict=True):
-                        if source.side != side:
-                            continue
-
-                        def progress(tokens: int, name: str = source_label(side, source.index)) -> None:
-                            self._show(f"tokenizing {name}", fraction(), tokens=tokens)
-
-                        spooled.append(
-                            reader.read(source.index, source.config, source.files, self._problems, progress)
-                        )
-                        done_bytes += size
-                # With a problem the run ends anyway; the other side is still read for problems of its own.
-                if not self._problems and config.deduplicate == "near":
-                    self._show(f"searching for near-duplicates in {side} text", fraction())
-                    spooled = mark_repeats(spooled, self._scratch / side / "bands", self.heartbeat)
-                corpus.spooled.extend(spooled)
+        memory = self._config.memory_bytes
+        read = read_corpus(shared, sources, self._problems, show, self.heartbeat, memory)
         if not self._problems:
-            self._choose_held_out(readers, model, corpus)
-        return corpus
-
-    def _choose_held_out(self, readers: dict[Side, SideReader], model: _BaseModel, corpus: Corpus) -> None:
-        """Choose what is held out, now that both sides are read; report a side that is too small."""
-        tokenizer = plain_tokenizer(model.tokenizer.tokenizer_json)
-        limits = limits_of(self._config, corpus, model.sequence_length_tokens)
-        choose_sides(readers, corpus, tokenizer, limits, self._problems)
+            # Now that both sides are read; a side that is too small is one more problem.
+            tokenizer = plain_tokenizer(model.tokenizer.tokenizer_json)
+            limits = limits_of(self._config, read.corpus, model.sequence_length_tokens)
+            choose_sides(read.sides, read.corpus, tokenizer, limits, self._problems)
+        return read.corpus
 
     def _extend_tokenizer(
         self, model: _BaseModel, extension: TokenizerExtensionConfig, corpus: Corpus
@@ -325,23 +301,23 @@ class _Preparation:
     def _pack(self, model: _BaseModel, corpus: Corpus) -> list[PackedSource]:
         rules = PackingRules(
             corpus.held_out_keys,
-            corpus.held_out_shingles,
             model.sequence_length_tokens,
             model.token_type,
             model.tokenizer.end_of_text_id,
-            self._scored_tokenizers()[-1].decode,
         )
+        held_out_text = HeldOutText(corpus.held_out_shingles, self._scored_tokenizers()[-1].decode)
         packed = []
-        for number, spool in enumerate(corpus.spooled):
+        with HeldOutChecks(held_out_text, self.heartbeat) as checks:
+            for number, spool in enumerate(corpus.spooled):
 
-            def progress(fraction: float, name: str = spool.label, number: int = number) -> None:
-                done = (number + fraction) / len(corpus.spooled)
-                self._show(f"packing {name}", _PACKING_BEGINS + _PACKING_FRACTION * done)
+                def progress(fraction: float, name: str = spool.label, number: int = number) -> None:
+                    done = (number + fraction) / len(corpus.spooled)
+                    self._show(f"packing {name}", _PACKING_BEGINS + _PACKING_FRACTION * done)
 
-            chosen = corpus.choices[spool.side].chosen
-            held_out = {candidate.document for candidate, _ in chosen if candidate.source == spool.index}
-            folder = self._folder / DATA / spool.name
-            packed.append(pack_source(spool, folder, rules, held_out=held_out, progress=progress))
+                chosen = corpus.choices[spool.side].chosen
+                held_out = {candidate.document for candidate, _ in chosen if candidate.source == spool.index}
+                folder = self._folder / DATA / spool.name
+                packed.append(pack_source(spool, folder, rules, checks, held_out=held_out, progress=progress))
         return packed
 
     def _finish(self, model: _BaseModel, data: PreparedData) -> PrepareReport:
@@ -383,7 +359,9 @@ class _Preparation:
             StopRequested: SIGTERM; every step calls this method often, so it is where the stage stops.
         """
         if self._context.progress.stop_requested():
-            raise StopRequested("prepare was stopped before it finished; the next run reads everything again")
+            raise StopRequested(
+                "prepare was stopped before it finished; the next run reads the rest of the corpus"
+            )
         self._context.progress.heartbeat()
 
     def _show(self, activity: str, fraction: float, tokens: int | None = None) -> None:

@@ -22,12 +22,12 @@ from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.held_out import HeldOutDocument
 from dapt_trainer.data.plain_tokenizer import plain_tokenizer
 from dapt_trainer.data.run_module import OFFLINE, run_module
-from dapt_trainer.data.spool import SpooledSource
+from dapt_trainer.data.slices.spooled_source import SpooledSource
 from dapt_trainer.digests import weights_digest
 from dapt_trainer.errors import InputError, StageOutOfMemoryError
 from dapt_trainer.tokenization.extension import FIELD, GrownTokenizer, check_extendable, grow_tokenizer
 from dapt_trainer.tokenization.grow_model import Extension, write_extension
-from dapt_trainer.tokenization.retokenize import SAMPLE_BYTES, retokenized, texts_path, training_sample
+from dapt_trainer.tokenization.retokenize import SAMPLE_BYTES, retokenized, texts_of, training_sample
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -41,6 +41,8 @@ _OLD_FORMATS = (
     "tekken.json",
 )
 """Other forms of the old vocabulary, which would contradict the extended one in the same folder."""
+_GROWN_TOKENS = "grown-tokens"
+"""Folder of the documents in the new tokens, until they are packed."""
 WORTHWHILE_FRACTION = 0.02
 """Share of the domain's held-out tokens that an extension must save, else prepare warns."""
 
@@ -110,9 +112,12 @@ def grow(
     largest_id = max(new.get_vocab(with_added_tokens=True).values())
     # The new ids may be the first that 16 bits cannot hold.
     token_type: TokenType = "uint16" if largest_id < 1 << 16 else "uint32"
+    tokens_folder = prepared / _GROWN_TOKENS
+    tokens_folder.mkdir()
     spooled = [
         retokenized(
             spool,
+            tokens_folder / f"{spool.name}.bin",
             new,
             begin_of_text_id=tokenizer.begin_of_text_id,
             end_of_text_id=tokenizer.end_of_text_id,
@@ -221,7 +226,7 @@ def warnings_of(facts: TokenizerFacts, extension: TokenizerExtensionConfig) -> t
 def _sample(corpus: Corpus) -> Iterator[str]:
     """Yield the domain's training text, or a share of it that is as large as the sample may be."""
     domain = [spool for spool in corpus.spooled if spool.side == "domain"]
-    size = sum(texts_path(spool).stat().st_size for spool in domain)
+    size = sum(texts_of(spool).size_bytes for spool in domain)
     keys, shingles = corpus.held_out_keys, corpus.held_out_shingles
     share = min(1.0, SAMPLE_BYTES / max(1, size))
     for spool in domain:

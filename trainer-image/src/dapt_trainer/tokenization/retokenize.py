@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 
 from dapt_trainer.data.dedup.held_out_neighbours import HeldOutShingles
 from dapt_trainer.data.packing.data_manifest import TokenType
-from dapt_trainer.data.packing.shards import mapped_array, token_dtype
-from dapt_trainer.data.spool import KEY_SPACE, SpooledSource
+from dapt_trainer.data.packing.shards import token_dtype
+from dapt_trainer.data.slices.spooled_source import KEY_SPACE, SpooledSource, StoredRuns, StoredTexts
 from dapt_trainer.data.text import Hashes
 
 if TYPE_CHECKING:
@@ -25,15 +24,8 @@ SAMPLE_BYTES = 64 * 1024 * 1024
 _BATCH_DOCUMENTS = 512
 
 
-def spooled_texts(path: Path) -> Iterator[str]:
-    """Yield the texts of a spool's file in their order."""
-    with path.open("rb") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-def texts_path(spool: SpooledSource) -> Path:
-    """Return the file with the texts of a source.
+def texts_of(spool: SpooledSource) -> StoredTexts:
+    """Return the texts of a source.
 
     Raises:
         ValueError: the source was spooled without them.
@@ -57,7 +49,7 @@ def training_sample(
     # Held-out documents are those with the smallest keys, so the sample takes those with the largest.
     is_sampled = spool.keys >= np.uint64(min(KEY_SPACE - 1, int((1.0 - share) * KEY_SPACE)))
     is_sampled &= ~np.isin(spool.keys, held_out_keys)
-    for number, text in enumerate(spooled_texts(texts_path(spool))):
+    for number, text in enumerate(texts_of(spool)):
         if not is_sampled[number]:
             continue
         sketch = spool.sketch(number)
@@ -67,6 +59,7 @@ def training_sample(
 
 def retokenized(
     spool: SpooledSource,
+    path: Path,
     tokenizer: Tokenizer,
     *,
     begin_of_text_id: int | None,
@@ -74,18 +67,17 @@ def retokenized(
     token_type: TokenType,
     beat: Callable[[], None] = lambda: None,
 ) -> SpooledSource:
-    """Return the same documents in the tokens of an extended tokenizer, and remove their old tokens and texts.
+    """Return the same documents in the tokens of an extended tokenizer.
 
     Args:
         spool: with its texts.
+        path: of the file that gets the new tokens.
         tokenizer: the extended one.
         begin_of_text_id: token before each document; None: there is none.
         end_of_text_id: token after each document.
         token_type: of the new tokens.
         beat: called after each batch.
     """
-    texts = texts_path(spool)
-    path = texts.with_suffix(".grown-tokens")
     dtype = token_dtype(token_type)
     head = [] if begin_of_text_id is None else [begin_of_text_id]
     counts = array("q")
@@ -100,17 +92,17 @@ def retokenized(
             batch.clear()
             beat()
 
-        for text in spooled_texts(texts):
+        for text in texts_of(spool):
             batch.append(text)
             if len(batch) >= _BATCH_DOCUMENTS:
                 write()
         if batch:
             write()
-    texts.unlink()
-    texts.with_suffix(".tokens").unlink(missing_ok=True)
+    token_counts = np.array(counts, dtype=np.int64)
+    firsts = np.cumsum(token_counts) - token_counts
     return dataclasses.replace(
         spool,
-        token_counts=np.array(counts, dtype=np.int64),
-        tokens=mapped_array(path, dtype),
+        token_counts=token_counts,
+        tokens=StoredRuns((path,), dtype, (len(token_counts),), firsts, token_counts),
         texts=None,
     )

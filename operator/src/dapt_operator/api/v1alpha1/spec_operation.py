@@ -85,6 +85,14 @@ class CpuResources(Base):
     """Memory of the pod. Absent: the value of `resources`."""
 
 
+class PrepareResources(CpuResources):
+    """Resources of prepare, which may read the corpus in several pods. Each of them has these resources."""
+
+    nodes: Annotated[Integer, Field(ge=1, le=1000)] | None = None
+    """Pods that read and tokenize the corpus together; the data is the same for any number. They meet at the work
+    volume, which many nodes must be able to mount. Absent: 1."""
+
+
 class GpuResources(CpuResources):
     """Resources of a stage with accelerators."""
 
@@ -126,7 +134,7 @@ class MeasuringResources(GpuResources):
 class StageResources(Base):
     """Resources of the other stages, by stage. prepare and publish take no GPU."""
 
-    prepare: CpuResources | None = None
+    prepare: PrepareResources | None = None
     """Resources for reading, deduplicating, tokenizing and packing."""
     baseline: MeasuringResources | None = None
     """Resources for measuring the base model."""

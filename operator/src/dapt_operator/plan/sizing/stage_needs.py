@@ -141,12 +141,16 @@ class _Needs:
     def _prepare(self) -> StageNeed:
         copies = 1 if tokenizer_extension(self.spec) is None else 2
         disk = copies * self._model_bytes + TOKEN_BYTES * (self.trained.corpus_tokens or 0)
-        return self._on_cpu("prepare", "downloads, cleans and packs", 0.0, disk)
+        own = self.spec.stage_resources.prepare
+        nodes = (own.nodes if own else None) or 1
+        return self._on_cpu("prepare", "downloads, cleans and packs", 0.0, disk, nodes)
 
-    def _on_cpu(self, stage: str, how: str, loaded_bytes: float, disk_bytes: float) -> StageNeed:
+    def _on_cpu(
+        self, stage: str, how: str, loaded_bytes: float, disk_bytes: float, nodes: int = 1
+    ) -> StageNeed:
         # Of one process without an accelerator, which holds at most one file of weights at a time.
         host = process_host_bytes("gpu", loaded_bytes)
-        return StageNeed(stage, RankLayout(1, 1, 0), how, 0.0, 0.0, host, disk_bytes)
+        return StageNeed(stage, RankLayout(nodes, 1, 0), how, 0.0, 0.0, host, disk_bytes)
 
     def _measuring(self, stage: MeasuringStage, disk_bytes: float = 0.0) -> Iterator[StageNeed]:
         plan = self.measuring.get(stage)

@@ -77,6 +77,12 @@ def warnings(
             f"{spec.resources.nodes} nodes need a work volume that many nodes can mount: give the profile's"
             " claimTemplate the access mode ReadWriteMany"
         )
+    own = spec.stage_resources.prepare
+    if own is not None and (own.nodes or 1) > 1 and not profile.storage.is_shared:
+        found.append(
+            f"{own.nodes} nodes of stageResources.prepare need a work volume that many nodes can mount: give the"
+            " profile's claimTemplate the access mode ReadWriteMany, or remove stageResources.prepare.nodes"
+        )
     return tuple(found)
 
 

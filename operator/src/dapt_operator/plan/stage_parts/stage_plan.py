@@ -25,7 +25,7 @@ from dapt_operator.plan.sizing.model_fit.measuring import (
 )
 from dapt_operator.plan.sizing.resolve import RankLayout, RefusedError, layout_of
 from dapt_operator.remembered import remembered
-from dapt_operator.stage_run import RunResources
+from dapt_operator.stage_run import RunResources, connected_nodes
 
 BASE_REFERENCE: Final = ModelReference(weights=BASE_MODEL)
 BASELINE_LINEAGE: Final = stage_folder("baseline")
@@ -100,6 +100,11 @@ class StagePlan:
     def stage_key(self) -> StageKey:
         """Return the key of the work; a stage is named by its kind in the identity of its runs."""
         return StageKey(self.kind, self.attempt, self.candidate)
+
+    @property
+    def connected_nodes(self) -> int:
+        """Return how many of its pods find each other by name."""
+        return connected_nodes(self.kind, self.resources)
 
     def is_outdated(self, record: RunRecord) -> bool:
         """Return whether the newest run of this work was given other inputs than there are now."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from dapt_contract.stages.prepare import PrepareConfig, TextSource, TrainingLength
+from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Source
@@ -16,6 +18,7 @@ from dapt_operator.plan.stage_parts import common
 from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
 from dapt_operator.plan.stages.tuning_data import tuning_data_configs
 from dapt_operator.remembered import remembered
+from dapt_operator.stage_run import RunResources
 
 _CACHED_PLANS: Final = 64
 
@@ -76,16 +79,22 @@ def _plan(
         lora=resolve.pretraining_lora(spec),
         precision=resolve.training_precision(spec, profile),
         seed=spec.seed,
+        memory_bytes=int(parse_quantity(memory)) if (memory := _resources(spec).memory) else None,
     )
     return StagePlan(
         kind="prepare",
         config=config,
-        resources=cpu_resources(spec, spec.stage_resources.prepare),
+        resources=_resources(spec),
         secret_names=secret_names(spec, "read"),
         claims=claims(sources(spec)),
         inputs_digest=config.inputs_digest,
         follows_inputs=may_follow,
     )
+
+
+def _resources(spec: DomainAdaptationSpec) -> RunResources:
+    own = spec.stage_resources.prepare
+    return replace(cpu_resources(spec, own), nodes=(own.nodes if own else None) or 1)
 
 
 def sources(spec: DomainAdaptationSpec) -> tuple[str, ...]:

@@ -13,10 +13,12 @@ not do the rest.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -40,6 +42,9 @@ Pairs = npt.NDArray[np.int64]
 """[pairs, 2] numbers of documents, the smaller first."""
 
 _SEED = 20_240_601
+BAND_MEMORY_BYTES = 4 << 30
+_SORTING_BYTES = 128
+"""Memory of a document while a band is sorted: its record, the order, the sorted record and the written one."""
 _INLINE_DOCUMENTS = 20_000
 _PAIRS_AT_ONCE = 100_000
 _BEAT_SECONDS = 2.0
@@ -75,10 +80,11 @@ def signatures(ngrams: Hashes, word_counts: npt.NDArray[np.int64]) -> Signatures
 
 
 def find_repeats(
-    parts: Sequence[Signatures],
+    parts: Iterable[Signatures],
     folder: Path,
     *,
     processes: int | None = None,
+    memory_bytes: int = BAND_MEMORY_BYTES,
     inline_documents: int = _INLINE_DOCUMENTS,
     beat: Callable[[], None] = lambda: None,
 ) -> list[npt.NDArray[np.bool_]]:
@@ -86,24 +92,27 @@ def find_repeats(
 
     Args:
         parts: signatures in reading order; may be mapped from disk.
-        folder: for files of 28 bytes a document and band; the caller removes it.
+        folder: for files of 480 bytes a document, and 56 for each band that is compared; the caller removes it.
         processes: how many share the bands; None: one a core.
+        memory_bytes: that all processes together may take to sort documents; beyond it a band is sorted part by part.
         inline_documents: up to this number of documents are compared in this process.
         beat: called while other processes work.
 
     Raises:
         InfrastructureError: one of the processes was killed.
     """
-    sizes = [len(part) for part in parts]
-    total = sum(sizes)
+    sizes: list[int] = []
     path = folder / "signatures.bin"
     folder.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for part in parts:
+            sizes.append(len(part))
             for first in range(0, len(part), _PAIRS_AT_ONCE):
                 file.write(np.ascontiguousarray(part[first : first + _PAIRS_AT_ONCE], dtype="<u4").tobytes())
-    bands = [Band(path, total, number) for number in range(BANDS)]
+    total = sum(sizes)
     processes = processes or len(os.sched_getaffinity(0))
+    parts_of_band = max(1, -(-total * _SORTING_BYTES * min(processes, BANDS) // memory_bytes))
+    bands = [Band(path, total, number, parts_of_band) for number in range(BANDS)]
     groups = _Groups(total)
     if total <= inline_documents or processes == 1:
         for band in bands:
@@ -143,6 +152,8 @@ class Band:
     path: Path
     documents: int
     number: int
+    parts: int = 1
+    """Documents are sorted in so many parts, one after the other: those that agree in the band are in one of them."""
 
 
 def near_pairs(band: Band) -> Pairs:
@@ -166,37 +177,54 @@ def _pairs_of_band(all_hashes: Signatures, band: Band) -> Pairs:
     Of a run of such documents each is paired with the one before it and with the first, not with all others, so that
     the number of pairs stays linear.
     """
+    folder = band.path.parent / f"band-{band.number:03d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"part-{part:03d}.records" for part in range(band.parts)]
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(path.open("wb")) for path in paths]
+        for first in range(0, band.documents, _PAIRS_AT_ONCE):
+            columns = all_hashes[
+                first : first + _PAIRS_AT_ONCE, band.number * ROWS : (band.number + 1) * ROWS
+            ]
+            # Documents that are too short have zeros, and would all agree with each other.
+            numbers = np.flatnonzero(columns.any(axis=1))
+            records = np.empty((len(numbers), ROWS + 1), dtype="<u4")
+            records[:, :ROWS] = columns[numbers]
+            records[:, ROWS] = numbers + first
+            part_of = records[:, 0] % band.parts
+            for part, file in enumerate(files):
+                file.write(records[part_of == part].tobytes())
+    pairs = [_pairs_of_part(path, folder / f"part-{part:03d}") for part, path in enumerate(paths)]
+    return np.unique(np.concatenate(pairs), axis=0)
+
+
+def _pairs_of_part(path: Path, folder: Path) -> Pairs:
+    """Return pairs of documents whose records in a file have equal hashes."""
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
     from datatrove.utils.hashing import HashConfig
     from loguru import logger
 
     logger.disable("datatrove")
-    columns = np.asarray(all_hashes[:, band.number * ROWS : (band.number + 1) * ROWS])
-    # Documents that are too short have zeros, and would all agree with each other.
-    numbers = np.flatnonzero(columns.any(axis=1))
-    columns = columns[numbers]
-    order = np.lexsort((numbers, *columns.T[::-1]))
-    records = np.empty((len(numbers), ROWS + 1), dtype="<u4")
-    records[:, :ROWS] = columns[order]
-    records[:, ROWS] = numbers[order]
-    folder = band.path.parent / f"band-{band.number:03d}"
+    records = np.fromfile(path, dtype="<u4").reshape(-1, ROWS + 1)
     bucket = folder / "bucket_000"
     bucket.mkdir(parents=True, exist_ok=True)
     # The file that datatrove's signature step would have written: (hashes of the band, document), sorted.
-    (bucket / "00000.minhash.sig").write_bytes(records.tobytes())
+    records[np.lexsort(records.T[::-1])].tofile(bucket / "00000.minhash.sig")
+    path.unlink()
     config = MinhashConfig(
         num_buckets=1, hashes_per_bucket=ROWS, hash_config=HashConfig(precision=32), n_grams=SHINGLE_WORDS
     )
     pairs_folder = folder / "pairs"
     MinhashDedupBuckets(str(folder), str(pairs_folder), config=config, lines_to_buffer=10_000).run(None, 0, 1)
-    content = b"".join(path.read_bytes() for path in sorted(pairs_folder.glob("*.dups")))
+    content = b"".join(found.read_bytes() for found in sorted(pairs_folder.glob("*.dups")))
+    shutil.rmtree(folder)
     neighbours = np.frombuffer(content, dtype="<u4").reshape(-1, 4)[:, [1, 3]].astype(np.int64)
     if not len(neighbours):
         return neighbours
     starts_run = np.concatenate(([True], neighbours[1:, 0] != neighbours[:-1, 1]))
     first = neighbours[starts_run, 0][np.cumsum(starts_run) - 1]
     with_first = np.column_stack((first, neighbours[:, 1]))
-    return np.unique(np.sort(np.concatenate((neighbours, with_first)), axis=1), axis=0)
+    return np.sort(np.concatenate((neighbours, with_first)), axis=1)
 
 
 class _Groups:

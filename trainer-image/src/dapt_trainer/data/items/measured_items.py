@@ -45,7 +45,7 @@ def measured_items(work: Path, config: TuningDataConfig) -> MeasuredItems:
     """
     check_prepared(work, ITEMS)
     if (work / _FILE).is_file():
-        return MeasuredItems(_read_items(work / _FILE))
+        return MeasuredItems(read_item_lines(work / _FILE))
     items: list[EvaluationItem] = []
     sets: list[tuple[Kind, str, str]] = [
         ("task", TASKS, task.name) for task in config.tasks if task.source is not None
@@ -59,7 +59,12 @@ def measured_items(work: Path, config: TuningDataConfig) -> MeasuredItems:
     return MeasuredItems(items, tuple(task.name for task in config.tasks if task.source is None))
 
 
-def _read_items(path: Path) -> list[EvaluationItem]:
+def read_item_lines(path: Path) -> list[EvaluationItem]:
+    """Read items that were written one a line.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [EvaluationItem(**record | {"choices": tuple(record["choices"])}) for record in records]

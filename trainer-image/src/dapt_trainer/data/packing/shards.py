@@ -147,7 +147,7 @@ class ShardWriter:
         self._length = sequence_length_tokens
         self._dtype = token_dtype(token_type)
         self._end_of_text_id = end_of_text_id
-        self._files = {name: _HashingFile(folder / name) for name in (TOKENS, USED, ROW_INDEX, STARTS)}
+        self._files = {name: HashingFile(folder / name) for name in (TOKENS, USED, ROW_INDEX, STARTS)}
         self._files[ROW_INDEX].write(np.zeros(1, dtype="<i8").tobytes())
         self._segments = 0
         self.sequences = 0
@@ -191,7 +191,7 @@ class ShardWriter:
             file.abandon()
 
 
-class _HashingFile:
+class HashingFile:
     """Writes a file and hashes its content on the way, so that it is never read again for its digest."""
 
     def __init__(self, path: Path) -> None:
@@ -201,11 +201,13 @@ class _HashingFile:
         self._size = 0
 
     def write(self, content: bytes) -> None:
+        """Append some bytes."""
         self._file.write(content)
         self._hash.update(content)
         self._size += len(content)
 
     def close(self) -> ShardFile:
+        """Make the file durable and return its size and digest."""
         self._file.flush()
         # On disk before the manifest lists the file with its digest.
         os.fsync(self._file.fileno())
@@ -213,4 +215,5 @@ class _HashingFile:
         return ShardFile(name=self._path.name, size_bytes=self._size, sha256=self._hash.hexdigest())
 
     def abandon(self) -> None:
+        """Close the file if it is open, without making it durable."""
         self._file.close()

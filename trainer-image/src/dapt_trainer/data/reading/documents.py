@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -84,30 +84,29 @@ def read_documents(source: ResolvedSource, text_field: str) -> Iterator[Document
     Raises:
         BadFileError: a file breaks off, is not what its name says, or lacks the column.
     """
-    for file in source.files:
-        yield from read_file(source.filesystem, file, text_field)
+    yield from read_parts(source, map(FilePart, source.files), text_field)
 
 
 def read_file(
     filesystem: AbstractFileSystem, file: SourceFile, text_field: str
 ) -> Iterator[Document | BadRecord]:
-    """Yield all records of one file.
-
-    Raises:
-        BadFileError: as `read_documents`.
-    """
+    """Yield all records of one file; raises as `read_documents`."""
     return read_part(filesystem, FilePart(file), text_field)
 
 
 def read_part(
     filesystem: AbstractFileSystem, part: FilePart, text_field: str
 ) -> Iterator[Document | BadRecord]:
-    """Yield the records of a part of a file.
-
-    Raises:
-        BadFileError: as `read_documents`.
-    """
+    """Yield the records of a part of a file; raises as `read_documents`."""
     return _READERS[part.file.format](filesystem, part, text_field)
+
+
+def read_parts(
+    source: ResolvedSource, parts: Iterable[FilePart], text_field: str
+) -> Iterator[Document | BadRecord]:
+    """Yield the records of some parts of a source's files, in their order; raises as `read_documents`."""
+    for part in parts:
+        yield from read_part(source.filesystem, part, text_field)
 
 
 def read_json_lines(source: ResolvedSource) -> Iterator[tuple[str, JsonObject] | BadRecord]:

@@ -20,6 +20,15 @@ NO_LANGUAGE = "zxx"
 """ISO 639: no linguistic content."""
 
 
+def language_of(text: str) -> str:
+    """Return the code of a text's language; empty where the text is too short to tell."""
+    if len(text) < _MIN_CHARACTERS:
+        return ""
+    from py3langid import classify
+
+    return str(classify(text[:_CLASSIFIED_CHARACTERS])[0])
+
+
 @dataclass
 class LanguageSample:
     """Counts the sampled documents of one source by language, and their characters and tokens."""
@@ -29,23 +38,27 @@ class LanguageSample:
     characters: int = 0
     tokens: int = 0
 
-    def add(self, key: int, text: str, tokens: int) -> None:
-        """Count a document if it belongs to the sample.
+    def takes(self, key: int) -> bool:
+        """Return whether the next document belongs to the sample.
 
         Args:
             key: hash of its normalized text; it alone decides, so that a second run samples the same documents.
-            text: as it was read.
-            tokens: number of its tokens without special ones.
         """
-        if self.sampled >= MAX_DOCUMENTS or (self.sampled >= FIRST_DOCUMENTS and key % SAMPLE_EVERY):
-            return
-        self.sampled += 1
-        self.characters += len(text)
-        self.tokens += tokens
-        if len(text) >= _MIN_CHARACTERS:
-            from py3langid import classify
+        return self.sampled < MAX_DOCUMENTS and (self.sampled < FIRST_DOCUMENTS or key % SAMPLE_EVERY == 0)
 
-            self.documents[str(classify(text[:_CLASSIFIED_CHARACTERS])[0])] += 1
+    def add(self, characters: int, tokens: int, language: str) -> None:
+        """Count a document of the sample.
+
+        Args:
+            characters: of its text, as it was read.
+            tokens: without special ones.
+            language: as `language_of` gives it.
+        """
+        self.sampled += 1
+        self.characters += characters
+        self.tokens += tokens
+        if language:
+            self.documents[language] += 1
 
     @property
     def main(self) -> tuple[str, float] | None:

@@ -45,6 +45,8 @@ _UNPACKED = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}
 MAX_COUNTED_BYTES = 64 * 1024 * 1024
 """A line further behind is named by its byte: counting the lines before it would read all of them."""
 
+_COUNTED_AT_ONCE_BYTES = 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -128,12 +130,21 @@ def _ending(file: SourceFile) -> str:
     return file.compression or (".parquet" if file.format == "parquet" else "")
 
 
-def with_line(bad: BadRecord, source: ResolvedSource) -> BadRecord:
-    """Return a bad record with the number of its line, where finding out does not read too much."""
+def with_line(bad: BadRecord, source: ResolvedSource, *, reads_all: bool = False) -> BadRecord:
+    """Return a bad record with the number of its line, where finding out does not read too much.
+
+    Args:
+        bad: the record.
+        source: that it stands in.
+        reads_all: whether the source is read as a whole anyway, so that nothing is too much.
+    """
     label, mark, byte = bad.location.rpartition(f":{BYTE_MARK}")
     file = next((file for file in source.files if mark and file.label == label), None)
-    if file is None or int(byte) > MAX_COUNTED_BYTES:
+    if file is None or (int(byte) > MAX_COUNTED_BYTES and not reads_all):
         return bad
+    number, left = 1, int(byte)
     with source.filesystem.open(file.path, "rb") as stream:
-        number = int(stream.read(int(byte)).count(b"\n")) + 1
+        while left and (content := stream.read(min(left, _COUNTED_AT_ONCE_BYTES))):
+            number += int(content.count(b"\n"))
+            left -= len(content)
     return replace(bad, location=f"{label}:{number}")

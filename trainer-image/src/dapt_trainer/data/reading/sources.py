@@ -13,6 +13,7 @@ names.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,6 +42,13 @@ if TYPE_CHECKING:
 
 CLAIMS_FOLDER = "DAPT_CLAIMS"
 """Environment variable: folder below which the claims of pvc:// are mounted; default /mnt/claims."""
+_CONTENT_FIELDS = (
+    *("size", "mtime", "ino"),  # of this machine
+    *("ETag", "LastModified", "VersionId"),  # of S3
+    *("etag", "updated", "generation", "md5Hash"),  # of Google's store
+    *("blob_id", "xet_hash"),  # of the hub
+)
+"""Fields by which file systems tell one content of a file from another."""
 _LOCAL_SCHEMES = ("file://", "pvc://")
 
 
@@ -231,6 +239,16 @@ OPENERS: dict[str, Callable[[str, str, str], Opened]] = {
     "file": _open_folder,
 }
 """By scheme: opens a URI, given the path in it and the field for messages. Raises InputError and ImportError."""
+
+
+def content_key(filesystem: AbstractFileSystem, path: str) -> str:
+    """Return what a file system says of a file's content and changes with it; where it says nothing, a random text."""
+    try:
+        info = filesystem.info(path)
+    except Exception:  # every object store raises exceptions of its own; the reading says what is wrong
+        info = {}
+    known = sorted((name, str(info[name])) for name in _CONTENT_FIELDS if info.get(name))
+    return repr(known) if len(known) > 1 else secrets.token_hex(8)
 
 
 def unreachable(uri: str, field: str, error: BaseException) -> str:

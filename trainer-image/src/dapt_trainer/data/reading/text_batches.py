@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dapt_contract.measure import Side
@@ -17,14 +17,16 @@ from dapt_trainer.data.reading.documents import (
     Document,
     read_documents,
     read_file,
+    read_parts,
 )
+from dapt_trainer.data.reading.file_parts import FilePart
 from dapt_trainer.data.reading.languages import LanguageSample
 from dapt_trainer.data.reading.sampling import Sample, sampled_documents, with_line
 from dapt_trainer.data.reading.sources import ResolvedSource
 from dapt_trainer.errors import InputError
 from dapt_trainer.limited_time import slow_text
 
-_MAX_SHOWN_BAD_RECORDS = 3
+MAX_SHOWN_BAD_RECORDS = 3
 _MAX_SHOWN_BAD_FILES = 5
 _MAX_OPENED_FILES = 200
 """Files that are opened to look for more bad ones: the run ends anyway."""
@@ -94,6 +96,27 @@ class TextBatch:
     bad_records: int
 
 
+@dataclass(frozen=True)
+class ShownRecord:
+    """Holds a bad record that may be shown."""
+
+    record: BadRecord
+    records: int
+    """Records that had been read when it was found, itself included."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Holds what the reading of a source, or of a slice of it, found wrong."""
+
+    records: int = 0
+    bad_records: int = 0
+    shown: tuple[ShownRecord, ...] = ()
+    """The first bad records."""
+    failures: tuple[str, ...] = ()
+    """Sentences, without the field of the manifest, that say why it cannot be used at all."""
+
+
 class TextBatches:
     """Iterates over the texts of a source in batches; counts and reports bad records.
 
@@ -103,6 +126,8 @@ class TextBatches:
         resolved: its files.
         rules: for all sources.
         problems: gets one sentence for each of the first bad records where there are too many.
+        parts: that are read; None: the source as its configuration says, which is all of it or a sample.
+        is_beginning: whether the first record is the first of the source.
     """
 
     def __init__(
@@ -112,6 +137,9 @@ class TextBatches:
         resolved: ResolvedSource,
         rules: RecordRules,
         problems: Problems,
+        *,
+        parts: Sequence[FilePart] | None = None,
+        is_beginning: bool = True,
     ) -> None:
         self._field = field
         self._config = config
@@ -119,10 +147,12 @@ class TextBatches:
         self._bad_records_max_fraction = rules.bad_records_max_fraction
         self._seed = rules.seed
         self._problems = problems
-        self._shown: list[BadRecord] = []
+        self._parts = parts
+        self._is_beginning = is_beginning
+        self._shown: list[ShownRecord] = []
         self._records = 0
         self._bad_records = 0
-        self._has_failed = False
+        self._failures: list[str] = []
 
     def __iter__(self) -> Iterator[TextBatch]:
         """Yield batches until the end of the source, or until the source cannot be used."""
@@ -146,18 +176,19 @@ class TextBatches:
                     texts, locations, size = [], [], 0
                     records, bad_records = self._records, self._bad_records
         except BadFileError as error:
-            self._report_bad_files(error)
+            self._note_bad_files(error)
         yield TextBatch(texts, locations, self._records - records, self._bad_records - bad_records)
 
     def _read(self) -> Iterator[Document | BadRecord]:
+        if self._parts is not None:
+            return read_parts(self._resolved, self._parts, self._config.text_field)
         if self._config.max_tokens is None:
             return read_documents(self._resolved, self._config.text_field)
         sample = Sample(self._config.max_tokens, self._seed)
         return sampled_documents(self._resolved, self._config.text_field, sample)
 
-    def _report_bad_files(self, first: BadFileError) -> None:
-        """Report a bad file, and others whose beginning shows that they are bad too: one run names them all."""
-        self._has_failed = True
+    def _note_bad_files(self, first: BadFileError) -> None:
+        """Note a bad file, and others whose beginning shows that they are bad too: one run names them all."""
         reported = [str(first)]
         for file in self._resolved.files[:_MAX_OPENED_FILES]:
             if len(reported) == _MAX_SHOWN_BAD_FILES:
@@ -167,48 +198,96 @@ class TextBatches:
             except BadFileError as error:
                 if str(error) not in reported:
                     reported.append(str(error))
-        for sentence in reported:
-            self._problems.add(f"{self._field}: {sentence}")
+        self._failures += (f": {sentence}" for sentence in reported)
 
     def slow_text(self, location: str, seconds: int) -> InputError:
         """Return the error about a text whose analysis exceeds its limit of processor time."""
         place = with_line(BadRecord(location, ""), self._resolved).location
         return slow_text(f"{self._field}: {place}", seconds)
 
-    def report_bad_records(self, counts: Counts) -> None:
-        """Report the first bad records when too many were skipped, and a source without any good one.
+    def findings(self, counts: Counts) -> Findings:
+        """Return what was found wrong.
 
         Args:
             counts: of the batches that were used: what was read past the source's `max_tokens` does not count.
         """
-        if counts.bad_records <= self._bad_records_max_fraction * counts.records:
-            if counts.bad_records == counts.records and not self._has_failed:
-                cause = f": each of its {counts.records:,} records is bad" if counts.records else ""
-                self._problems.add(
-                    f"{self._field}.source: {self._config.source} has no document{cause}; fill it, or remove the source"
-                )
-            return
-        for bad in self._shown[: counts.bad_records]:
-            remedy = "split the document" if bad.reason == TOO_LONG else "correct the line"
-            self._problems.add(
-                f"{self._field}: {bad.location}: {bad.reason}; {remedy}, or allow a share of bad records with "
-                f"spec.corpus.badRecords.maxFraction (it is {self._bad_records_max_fraction:g}; {counts.bad_records} "
-                f"of {counts.records} records read are bad)"
-            )
+        shown = tuple(self._shown[: counts.bad_records])
+        return Findings(counts.records, counts.bad_records, shown, tuple(self._failures))
+
+    def report_bad_records(self, counts: Counts) -> None:
+        """Report the first bad records when too many were skipped, and a source without any good one."""
+        fraction = self._bad_records_max_fraction
+        report_findings(
+            self._field, self._config, self._resolved, [self.findings(counts)], fraction, self._problems
+        )
 
     def _must_stop_after(self, bad: BadRecord) -> bool:
         """Count a bad record and return whether reading further is useless."""
         self._bad_records += 1
         # When the very first record lacks the field, its name is wrong in the manifest and every record lacks it.
-        if bad.fields and self._records == 1:
-            self._has_failed = True
+        if bad.fields and self._records == 1 and self._is_beginning:
             place = with_line(bad, self._resolved).location
-            self._problems.add(
-                f"{self._field}.textField: {place} has no field {self._config.text_field!r}; its fields are "
+            self._failures.append(
+                f".textField: {place} has no field {self._config.text_field!r}; its fields are "
                 f"{', '.join(bad.fields)}: name the one that holds the text"
             )
             return True
-        if len(self._shown) < _MAX_SHOWN_BAD_RECORDS:
-            self._shown.append(with_line(bad, self._resolved))
+        if len(self._shown) < MAX_SHOWN_BAD_RECORDS:
+            self._shown.append(ShownRecord(bad, self._records))
         # With no bad record allowed the run ends anyway: a few are enough to show.
-        return self._bad_records_max_fraction == 0 and self._bad_records >= _MAX_SHOWN_BAD_RECORDS
+        return self._bad_records_max_fraction == 0 and self._bad_records >= MAX_SHOWN_BAD_RECORDS
+
+
+def report_findings(
+    field: str,
+    config: TextSource,
+    resolved: ResolvedSource,
+    slices: Sequence[Findings],
+    max_fraction: float,
+    problems: Problems,
+) -> None:
+    """Report what is wrong with a source: what makes it useless, too many bad records, or no good one.
+
+    Args:
+        field: the manifest's field, for messages.
+        config: as the user wrote it.
+        resolved: its files.
+        slices: what the reading of each slice of the source found, in reading order.
+        max_fraction: share of its records that may be bad.
+        problems: gets the sentences.
+    """
+    # 1. What a reader of the whole source would have come upon: it stops at what makes the source useless.
+    shown: list[BadRecord] = []
+    failures: tuple[str, ...] = ()
+    records = bad_records = 0
+    for findings in slices:
+        wanted = MAX_SHOWN_BAD_RECORDS - len(shown)
+        shown += [entry.record for entry in findings.shown[:wanted]]
+        if max_fraction == 0 and wanted and len(shown) == MAX_SHOWN_BAD_RECORDS:
+            records += findings.shown[wanted - 1].records
+            bad_records += wanted
+            break
+        records += findings.records
+        bad_records += findings.bad_records
+        if findings.failures:
+            failures = findings.failures
+            break
+    for sentence in failures:
+        problems.add(f"{field}{sentence}")
+    # 2. Its bad records.
+    if bad_records <= max_fraction * records:
+        if bad_records == records and not failures:
+            cause = f": each of its {records:,} records is bad" if records else ""
+            problems.add(
+                f"{field}.source: {config.source} has no document{cause}; fill it, or remove the source"
+            )
+        return
+    for bad in shown[:bad_records]:
+        # A sample is read to save the reading of all of it.
+        location = with_line(bad, resolved, reads_all=config.max_tokens is None).location
+        remedy = "split the document" if bad.reason == TOO_LONG else "correct the line"
+        problems.add(
+            f"{field}: {location}: {bad.reason}; {remedy}, or allow a share of bad records with "
+            f"spec.corpus.badRecords.maxFraction (it is {max_fraction:g}; {bad_records} "
+            f"of {records} records read are bad)"
+        )

@@ -23,8 +23,9 @@ from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.pack_source import PackedSource
 from dapt_trainer.data.packing.data_manifest import ShardManifest
 from dapt_trainer.data.results.warnings import SourceFindings, warnings_of
-from dapt_trainer.data.spool import SpooledSource
-from dapt_trainer.data.stage_inputs import SIDES, CorpusSource, EvaluationInputs
+from dapt_trainer.data.slices.cut import CorpusSource
+from dapt_trainer.data.slices.spooled_source import SpooledSource
+from dapt_trainer.data.stage_inputs import SIDES, EvaluationInputs
 
 PERCENTILES = (0, 10, 25, 50, 75, 90, 100)
 _MAX_LANGUAGES = 10

@@ -15,7 +15,7 @@ from dapt_contract.inputs.held_out import MIN_TOKENS
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import ModelFacts, SourceFacts
 from dapt_trainer.data.dedup.contamination import MIN_ITEM_WORDS
-from dapt_trainer.data.spool import TINY_TOKENS, SpooledSource
+from dapt_trainer.data.slices.spooled_source import TINY_TOKENS, SpooledSource
 
 NO_LIMITS: Final[Mapping[Side, int]] = {}
 SIDES: Final[tuple[Side, ...]] = ("domain", "general")
