@@ -44,12 +44,16 @@ class ObjectFiles:
         for path in sorted(folder.glob("*.json")):
             try:
                 stored = json.loads(read_regular_file(path, MAX_OBJECT_BYTES))
-                self._objects[stored["kind"], stored["metadata"]["name"]] = stored
+                kind, name = stored["kind"], stored["metadata"]["name"]
+                # It is written, and removed, by these two: in a folder from elsewhere they may lead to another place.
+                if not isinstance(name, str) or path != self._path(kind, name):
+                    raise ValueError(f"it holds {str(kind)[:40]!r} {str(name)[:80]!r}")
+                self._objects[kind, name] = stored
             except IrregularFileError as error:
                 raise LocalRunError(
                     f"{path}: {error.strerror}: remove it, or start over with --fresh"
                 ) from error
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise LocalRunError(
                     f"{path}: not an object that dapt wrote ({error}): remove it, or start over with --fresh"
                 ) from error
