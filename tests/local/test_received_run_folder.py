@@ -68,6 +68,10 @@ def several(*changes: Change) -> Change:
     return change
 
 
+def of_container(**fields: Any) -> dict[str, Any]:
+    return {"template": {"spec": {"containers": [{"name": "trainer"} | fields]}}}
+
+
 POD: dict[str, Any] = {"spec": {"template": {"spec": {"containers": [{"name": "trainer"}]}}}}
 HOSTILE: dict[str, Change] = {
     "lock leads out": link(".lock"),
@@ -99,6 +103,12 @@ HOSTILE: dict[str, Change] = {
     "job whose conditions are numbers": stored("Job", "x", **POD, status={"conditions": [1, 2]}),
     "job without containers": stored("Job", "x", spec={"template": {"spec": {}}}),
     "pod whose status is a list": several(stored("Job", "x", **POD), stored("Pod", "x-0", status=[1])),
+    "variable is a text": stored("Job", "x", spec=of_container(env=["A"])),
+    "limits are a text": stored("Job", "x", spec=of_container(resources={"limits": "8"})),
+    "end of a container is a list": stored("Pod", "x", status={"containerStatuses": [{"state": [1]}]}),
+    "version has thousands of digits": edited(
+        metadata={"name": NAME, "generation": 1, "resourceVersion": "9" * 5000}, spec={}
+    ),
     "resource without a spec": edited(spec=None),
     "version is a text": edited(metadata={"name": NAME, "generation": 1, "resourceVersion": "x"}, spec={}),
     "generation is a text": edited(metadata={"name": NAME, "generation": "x", "resourceVersion": "1"}, spec={}),

@@ -96,7 +96,10 @@ class LocalCluster:
             # A local run that was killed may have left processes; they must end before a new run writes to the volume.
             kill_marked(f"{RUN_MARKER}={self.folder}")
             self._close_interrupted_jobs()
-        except (AttributeError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            if isinstance(error, LocalRunError):
+                self._lock_file.close()
+                raise
             # A folder that somebody sent may hold objects of any shape.
             self._lock_file.close()
             raise LocalRunError(

@@ -15,6 +15,7 @@ from typing import Final
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.untrusted.regular_files import IrregularFileError, read_regular_file
 from dapt_operator.cluster.local.errors import LocalRunError
+from dapt_operator.cluster.local.object_shapes import shape_problem
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import JsonObject, Manifest, plain
 
@@ -48,6 +49,8 @@ class ObjectFiles:
                 # It is written, and removed, by these two: in a folder from elsewhere they may lead to another place.
                 if not isinstance(name, str) or path != self._path(kind, name):
                     raise ValueError(f"it holds {str(kind)[:40]!r} {str(name)[:80]!r}")
+                if field := shape_problem(stored):
+                    raise ValueError(f"{field} is not of its type")
                 self._objects[kind, name] = stored
             except IrregularFileError as error:
                 raise LocalRunError(
