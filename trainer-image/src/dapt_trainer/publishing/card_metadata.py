@@ -80,7 +80,7 @@ def _front_matter(folder: Path) -> dict[str, yaml.Node]:
     """
     try:
         with os.fdopen(open_regular(folder, CARD), "rb") as file:
-            first, *lines = file.read(_MAX_FRONT_MATTER_BYTES).decode(errors="replace").splitlines()
+            first, *lines = file.read(_MAX_FRONT_MATTER_BYTES).decode(errors="replace").split("\n")
         # What stands behind the end is the text of the card.
         end = [line.rstrip() for line in lines].index("---")
         root = (
