@@ -274,6 +274,10 @@ def test_destination_of_the_same_run_may_be_replaced(manifest: Path) -> None:
             lambda out: (out.mkdir(), (out / "dapt.json").write_text("{}")),
             "its dapt.json cannot be read; choose another folder, or empty this one",
         ),
+        (
+            lambda out: (out.mkdir(), (out / "dapt.json").write_text("[" * 100_000)),
+            "its dapt.json cannot be read; choose another folder, or empty this one",
+        ),
         (lambda out: out.symlink_to("gone"), "a link to gone, which is not there; restore or remove it"),
     ],
 )

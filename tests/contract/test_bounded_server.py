@@ -87,3 +87,18 @@ def test_silent_clients_that_read_nothing_are_ended_and_more_than_a_few_are_clos
                     pass
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
         assert answer.read() == b"small"
+
+
+def test_clients_that_hold_all_connections_keep_no_other_out() -> None:
+    server = BoundedServer(("127.0.0.1", 0), Handler, connection_seconds=600)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
+        for _ in range(3):
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/", timeout=5) as answer:
+                assert answer.read() == b"small"
+    server.shutdown()
+    server.server_close()
+    thread.join()

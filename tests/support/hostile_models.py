@@ -239,6 +239,8 @@ MODELS: dict[str, tuple[Spoil, str]] = {
     # 4. Odd files.
     "configuration is a list": (text("config.json", "[]"), unreadable("config.json", "holds a list and not an object")),
     "configuration is a number": (text("config.json", "7"), unreadable("config.json", "holds a number and not an object")),
+    "generation configuration is a pipe": (lambda model: os.mkfifo(model / "generation_config.json"), "{model}/generation_config.json: a named pipe, not a file; give a file, or remove it"),
+    "adapter configuration is a folder": (lambda model: (model / "adapter_config.json").mkdir(), unreadable("adapter_config.json", "Is a directory")),
     "configuration is deep": (text("config.json", DEEP), unreadable("config.json", "nested too deeply")),
     "configuration has a long number": (text("config.json", '{"a": ' + "7" * 5000 + "}"), unreadable("config.json", "holds a number of 5,000 digits")),
     "configuration has a NaN": (text("config.json", '{"a": NaN}'), unreadable("config.json", "holds NaN, which is no number")),

@@ -48,7 +48,11 @@ ROWS = (
     ),
     Row(
         "model folders",
-        ("tests/trainer/data/test_hostile_models.py", "tests/trainer/training/test_hostile_folders.py"),
+        (
+            "tests/trainer/data/test_hostile_models.py",
+            "tests/trainer/training/test_hostile_folders.py",
+            "tests/trainer/publishing/test_base_files.py",
+        ),
         80,
         "one sentence; nothing executed",
     ),
@@ -66,7 +70,7 @@ ROWS = (
     ),
     Row(
         "run folders of others",
-        ("tests/report/test_received_folders.py",),
+        ("tests/report/test_received_folders.py", "tests/local/test_received_run_folder.py"),
         30,
         "one sentence; no traceback, nothing read or written outside",
     ),

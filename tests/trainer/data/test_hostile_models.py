@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,13 @@ def test_a_folder_is_checked_again_at_each_load(hostile: Path) -> None:
         weight_files(hostile)
     linked("vocab.txt", "{outside}")(hostile)
     assert leading_out(hostile, ["config.json", "vocab.txt"]) == ("vocab.txt", str(hostile.parent / "secret"))
+
+
+def test_a_pipe_on_the_work_volume_is_not_waited_for(hostile: Path) -> None:
+    (hostile / "config.json").unlink()
+    os.mkfifo(hostile / "config.json")
+    (problem,) = code_problems(hostile)
+    assert problem == "config.json is not readable JSON (not a regular file); download the model again"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,7 @@ MARKDOWN = (
     "$$visible$$ \\\\(x\\\\) \\`visible\\`",
     "*visible* _visible_ ~~visible~~ [ ] [x] [^1]",
     "visible`", "`visible", "``visible```", "\\", "visible\\",
+    "visible \\(x\\) \\[x\\] \\\\(x\\\\)",
 )  # fmt: skip
 
 
@@ -181,6 +183,10 @@ def test_texts_of_others_are_shown_in_the_card_and_do_nothing(name: str) -> None
             "license_name",
             "datasets",
         }
+
+
+def test_no_text_of_others_begins_a_formula_of_the_hub() -> None:
+    assert "\\\\(" not in card_of(warnings=(r"a \(x\) \\(y\\)",))
 
 
 def test_a_hostile_text_is_read_as_it_is_written() -> None:
@@ -244,6 +250,49 @@ def test_licence_and_language_are_the_base_models(tmp_path: Path) -> None:
     assert read_base_card(tmp_path / "nowhere") == BaseCard()
     (tmp_path / "README.md").write_text("no metadata at all")
     assert read_base_card(tmp_path) == BaseCard()
+
+
+_BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
+FRONT_MATTERS = {
+    "text that is open": 'license: "mit',
+    "a tag": "license: !!python/object/apply:os.system [id]",
+    "an anchor in itself": "x: &x {<<: *x}\nlanguage: &y [*y]",
+    "aliases of aliases": f"{_BOMB}language: [*a29]",
+    "aliases as one language": f"{_BOMB}language: *a29",
+    "thousands of brackets": "license: " + "[" * 5000,
+    "a list as a name": "? [a]\n: b",
+    "names of arguments": "self: 1\neval_results: 2\nignore_metadata_errors: 3",
+    "a megabyte": "license: '" + "x" * 2**20 + "'",
+    "a long licence": "license: " + "x" * 2000,
+    "a time that is none": "language: {a: b}",
+    "no end": "license: mit\n" + "\n" * 200_000,
+    "a list": "- license",
+    "results that are none": "model-index: [{name: 5, results: [{}]}]",
+    "nothing as text": "license: ~\nlicense_name: null\nlanguage: [~, '', null]",
+}
+
+
+@pytest.mark.parametrize("name", FRONT_MATTERS)
+def test_a_base_models_card_that_means_harm_says_nothing(tmp_path: Path, name: str) -> None:
+    end = "" if name == "no end" else "\n---\n# Base\n"
+    (tmp_path / "README.md").write_text(f"---\n{FRONT_MATTERS[name]}{end}")
+    assert read_base_card(tmp_path) == BaseCard()
+
+
+def test_a_base_models_card_that_is_no_file_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("---\nlicense: mit\n---\n")
+    (tmp_path / "README.md").symlink_to("elsewhere")
+    assert read_base_card(tmp_path) == BaseCard()
+    (tmp_path / "README.md").unlink()
+    os.mkfifo(tmp_path / "README.md")
+    assert read_base_card(tmp_path) == BaseCard()
+
+
+def test_languages_are_read_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlanguage:\n- no\n- 'yes'\n- en\n---\n")
+    assert read_base_card(tmp_path).language == ("no", "yes", "en")
+    (tmp_path / "README.md").write_text("---\nlanguage: no\nlicense: 1.0\n---\n")
+    assert read_base_card(tmp_path) == BaseCard("1.0", language=("no",))
 
 
 def test_a_name_cannot_break_out_of_the_metadata() -> None:

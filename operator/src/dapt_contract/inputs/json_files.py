@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -30,7 +32,11 @@ def read_json_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> JsonObject:
         BadJsonError: it is too long, cannot be read, or holds no object.
     """
     try:
-        with path.open("rb") as file:
+        # Without waiting: opening a named pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise BadJsonError("not a regular file")
             content = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise

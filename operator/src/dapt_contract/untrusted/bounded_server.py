@@ -14,7 +14,9 @@ from socketserver import TCPServer
 from typing import Final
 
 MAX_CONNECTIONS: Final = 32
-"""More are closed at once."""
+"""One more ends the oldest, so that a few clients that hold theirs keep no probe and no scrape out."""
+_END_SECONDS: Final = 0.25
+"""Longest wait for the thread of a connection that was ended."""
 CONNECTION_SECONDS: Final = 10.0
 """Longest time of a connection, however it spends it."""
 
@@ -26,6 +28,8 @@ class BoundedServer(ThreadingHTTPServer):
 
     # A client that hangs must not keep the process from ending.
     daemon_threads = True
+    # Of a few, which are served in milliseconds, a burst would take all.
+    request_queue_size = 4 * MAX_CONNECTIONS
 
     def __init__(
         self,
@@ -40,6 +44,8 @@ class BoundedServer(ThreadingHTTPServer):
             OSError: the port is taken, or there is no such address.
         """
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: dict[int, Request] = {}
+        """Connections by number, the oldest first; added by the thread that accepts them, removed by their own."""
         self._connection_seconds = connection_seconds
         super().__init__(address, handler)
 
@@ -49,13 +55,18 @@ class BoundedServer(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def process_request(self, request: Request, client_address: object) -> None:
-        """Serve a connection from a thread, or close it where too many are open."""
+        """Serve a connection from a thread; where too many are open, in the place of the oldest."""
         if not self._slots.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            for oldest in list(self._open.values())[:1]:
+                _shut(oldest)
+            if not self._slots.acquire(timeout=_END_SECONDS):
+                self.shutdown_request(request)
+                return
+        self._open[id(request)] = request
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
+            self._open.pop(id(request), None)
             self._slots.release()
             raise
 
@@ -68,6 +79,7 @@ class BoundedServer(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             end.cancel()
+            self._open.pop(id(request), None)
             self._slots.release()
 
     def handle_error(self, request: Request, client_address: object) -> None:

@@ -7,6 +7,7 @@ template, and the token at which generation stops.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from dapt_contract.base import JsonObject
+from dapt_contract.untrusted.regular_files import IrregularFileError, open_regular
 from dapt_trainer.data.base_model.facts import begin_of_text_id
-from dapt_trainer.data.base_model.files import CARD, EXTENSION, FACTS, INDEX
+from dapt_trainer.data.base_model.files import CARD, EXTENSION, FACTS, INDEX, is_small_file
+from dapt_trainer.errors import InputError
 from dapt_trainer.publishing.older_transformers import published_config, published_tokenizer_config
 
 CONFIG = "config.json"
@@ -46,13 +49,17 @@ def write_base_files(origin: Path, folder: Path, changes: Changes) -> None:
         origin: folder of the base model, extended where its tokenizer is.
         folder: of the published model.
         changes: what training has changed.
+
+    Raises:
+        InputError: a link or a special file stands in the place of a file.
     """
     # 1. What users need as it is: vocabulary, special tokens, templates, licence.
-    for path in sorted(origin.iterdir()):
-        if path.is_dir():
-            shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
-        elif path.suffix != ".safetensors" and path.name not in _NOT_COPIED:
-            shutil.copyfile(path, folder / path.name)
+    for path in sorted((*origin.iterdir(), *origin.glob("*/*"))):
+        name = path.relative_to(origin).as_posix()
+        # No digest covers a licence. So nothing is taken that prepare would not have taken: whoever writes to the work
+        # volume could add code, or a link to what this pod alone can read.
+        if is_small_file(name) and name not in _NOT_COPIED:
+            _copy(origin, name, folder / name)
 
     # 2. The configurations, which earlier versions of transformers must be able to read.
     config = published_config(_read(origin / CONFIG))
@@ -71,6 +78,19 @@ def write_base_files(origin: Path, folder: Path, changes: Changes) -> None:
     # 3. A template of our own; 4.57 and later look for it in this file.
     if changes.chat_template is not None:
         (folder / CHAT_TEMPLATE).write_text(changes.chat_template, encoding="utf-8")
+
+
+def _copy(origin: Path, name: str, target: Path) -> None:
+    try:
+        descriptor = open_regular(origin, name)
+    except IrregularFileError as error:
+        raise InputError(
+            f"{origin / name}: {error.strerror}, so it is not published: the work volume changed since prepare wrote"
+            " it; restore the file, or remove it"
+        ) from error
+    target.parent.mkdir(exist_ok=True)
+    with os.fdopen(descriptor, "rb") as read, target.open("wb") as written:
+        shutil.copyfileobj(read, written)
 
 
 def _write_generation_config(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from dapt_contract.stages.publish import CardFacts
 from dapt_contract.untrusted.printable import printable
+from dapt_contract.untrusted.regular_files import open_regular
 from dapt_trainer.data.base_model.files import CARD
 from dapt_trainer.publishing.public_text import without_paths
 
@@ -31,6 +35,10 @@ _LICENSES: Final = frozenset(_IDENTIFIERS.split())
 _WORD: Final = re.compile(r"[\w.+-]{1,64}")
 _LANGUAGE: Final = re.compile(r"[a-z]{2,3}|code|multilingual")
 """What the hub takes as a language; it refuses a card with another."""
+_MAX_FRONT_MATTER_BYTES: Final = 256 * 1024
+"""Of the base model's card: far more than licence, languages and a table of results take."""
+_MAX_TEXT: Final = 1024
+_NULL: Final = "tag:yaml.org,2002:null"
 
 
 @dataclass(frozen=True)
@@ -52,20 +60,51 @@ NOTHING_KNOWN: Final = BaseCard()
 
 def read_base_card(folder: Path) -> BaseCard:
     """Return licence, language and architecture of the base model; nothing where its files name none."""
-    try:
-        data = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data
-    except (OSError, ValueError):
-        data = ModelCardData()
+    data = _front_matter(folder)
     config = _read_config(folder / "config.json")
-    languages = [data.language] if isinstance(data.language, str) else data.language
     return BaseCard(
-        _text(data.license),
-        _text(data.license_name),
-        _text(data.license_link),
-        tuple(str(language) for language in languages) if isinstance(languages, list) else (),
+        _text(data.get("license")),
+        _text(data.get("license_name")),
+        _text(data.get("license_link")),
+        tuple(_texts(data.get("language"))),
         _word(config.get("model_type")),
         _word(config.get("transformers_version")),
     )
+
+
+def _front_matter(folder: Path) -> dict[str, yaml.Node]:
+    """Return the fields before the text of the base model's card; none where they cannot be read.
+
+    The card comes from anybody, and publication reads it after everything is paid for. So no value is constructed: an
+    alias stays one node, however often it stands for itself.
+    """
+    try:
+        with os.fdopen(open_regular(folder, CARD), "rb") as file:
+            first, *lines = file.read(_MAX_FRONT_MATTER_BYTES).decode(errors="replace").split("\n")
+        # What stands behind the end is the text of the card.
+        end = [line.rstrip() for line in lines].index("---")
+        root = (
+            yaml.compose("\n".join(lines[:end]), Loader=yaml.SafeLoader) if first.rstrip() == "---" else None
+        )
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        return {}
+    return {key.value: value for key, value in root.value if isinstance(key, yaml.ScalarNode)}
+
+
+def _texts(node: yaml.Node | None) -> Iterator[str]:
+    """Yield the texts of a list of texts, or of one text."""
+    for item in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        if text := _text(item):
+            yield text
+
+
+def _text(node: yaml.Node | None) -> str | None:
+    """Return a text as it is written, such as `no` for Norwegian; None for anything else."""
+    if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL or len(node.value) > _MAX_TEXT:
+        return None
+    return printable(node.value) or None
 
 
 def card_metadata(facts: CardFacts, base_card: BaseCard) -> ModelCardData:
@@ -150,10 +189,6 @@ def _read_config(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    return printable(value) if isinstance(value, str) and value else None
 
 
 def _word(value: object) -> str | None:

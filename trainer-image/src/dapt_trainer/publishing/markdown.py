@@ -7,7 +7,9 @@ from typing import Final
 
 from dapt_contract.untrusted.printable import printable
 
-_ACTIVE: Final = re.compile(r"[\\`*_\[\]<>|~&$]")
+_ACTIVE: Final = re.compile(r"[`*_\[\]<>|~&$]")
+_BACKSLASH: Final = "&#92;"
+"""As an entity: the hub takes two of them before a bracket for the beginning of a formula."""
 _AT_START: Final = re.compile(r"[#+=-]|[0-9]{1,9}(?=[.)])")
 """What begins a heading, a line or a list where it begins a text."""
 _ADDRESS: Final = re.compile(r"(?i)\b(https?|ftp)://|\bwww\.|(?<=\w)@(?=\w)")
@@ -16,7 +18,8 @@ _ADDRESS: Final = re.compile(r"(?i)\b(https?|ftp)://|\bwww\.|(?<=\w)@(?=\w)")
 
 def plain(text: str) -> str:
     """Return a text as one line of Markdown that shows this very text and nothing else."""
-    text = _ACTIVE.sub(r"\\\g<0>", printable(text).strip())
+    parts = printable(text).strip().split("\\")
+    text = _BACKSLASH.join(_ACTIVE.sub(r"\\\g<0>", part) for part in parts)
     text = _ADDRESS.sub(lambda address: re.sub(r"[:.@]", r"\\\g<0>", address[0], count=1), text)
     first = _AT_START.match(text)
     if first is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dapt_contract.inputs.json_files import read_json_object
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.cli.inputs.manifests import FILE_SCHEME
 
@@ -42,7 +42,7 @@ def _occupied(folder: Path, adaptation: DomainAdaptation | None) -> Iterator[str
         )
         return
     try:
-        digest = json.loads(manifest.read_text(encoding="utf-8"))["body"]["run_digest"]
+        digest = read_json_object(manifest)["body"]["run_digest"]  # type: ignore[index,call-overload] # is caught
     except (OSError, ValueError, KeyError, TypeError):
         yield f"{folder}: its {_MANIFEST} cannot be read; choose another folder, or empty this one"
         return

@@ -18,8 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
+from dapt_contract.sentences import shortened
 from dapt_operator.api.names import LABEL_RUN
 from dapt_operator.cluster.local.errors import LocalRunError
+from dapt_operator.cluster.local.leading_links import foreign_entry
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.processes import job_status
 from dapt_operator.cluster.local.processes.capacity import Capacity, job_request, machine_capacity
@@ -40,6 +42,8 @@ INTERRUPTED: Final = (
     "the local run was ended while this stage ran; the next run continues from what is complete"
 )
 
+MAX_NODES: Final = 10_000
+"""Of `resources.nodes`: no Job has more pods."""
 LEFTOVER_LOCK_SECONDS: Final = 10.0
 """A killed run's last child becomes its program within milliseconds, or seconds on a machine with far too much to
 do."""
@@ -66,6 +70,12 @@ class LocalCluster:
         """
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
+        # Before anything is written, the lock too.
+        if found := foreign_entry(self.folder):
+            raise LocalRunError(
+                f"{self.folder}: {found}, and a run writes into its folder alone: remove that, or start over with"
+                " --fresh"
+            )
         # Before anything is read: a second run in this folder would take the processes of the first for leftovers.
         self._lock_file = _exclusive(self.folder)
         try:
@@ -86,6 +96,16 @@ class LocalCluster:
             # A local run that was killed may have left processes; they must end before a new run writes to the volume.
             kill_marked(f"{RUN_MARKER}={self.folder}")
             self._close_interrupted_jobs()
+        except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+            if isinstance(error, LocalRunError):
+                self._lock_file.close()
+                raise
+            # A folder that somebody sent may hold objects of any shape.
+            self._lock_file.close()
+            raise LocalRunError(
+                f"{self.folder / 'objects'}: holds an object that is not as dapt writes it ({type(error).__name__}:"
+                f" {shortened(str(error), 100)}): start over with --fresh"
+            ) from error
         except BaseException:
             self._lock_file.close()
             raise
@@ -192,7 +212,7 @@ class LocalCluster:
             job.stop(delete=True)
             return
         # A Job of an earlier local run: it has no process any more.
-        for index in range(int(manifest["spec"].get("completions", 1))):
+        for index in range(_completions(manifest)):
             self._store.remove("Pod", f"{reference.name}-{index}")
         self._store.remove("Job", reference.name)
 
@@ -278,7 +298,7 @@ class LocalCluster:
             if job_status.is_finished(job) or job["spec"].get("suspend"):
                 continue
             pods = []
-            for index in range(int(job["spec"].get("completions", 1))):
+            for index in range(_completions(job)):
                 name = f"{job['metadata']['name']}-{index}"
                 pod = self._store.get("Pod", name) or job_status.pod_of(job, index)
                 is_stop = job_status.is_noted_as_stopped(job) or not job_status.has_started(pod)
@@ -294,6 +314,18 @@ class LocalCluster:
             self._store.put(job | {"status": job_status.job_status(job, pods, failure)})
         for scratch in (self.folder / "pods").glob("*/scratch"):
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _completions(job: Manifest) -> int:
+    """Return the number of a stored Job's pods.
+
+    Raises:
+        TypeError: it is none that a run has: a file of a run that somebody sent may hold anything.
+    """
+    completions = job["spec"].get("completions", 1)
+    if not isinstance(completions, int) or not 1 <= completions <= MAX_NODES:
+        raise TypeError(f"completions of {job['metadata']['name']}: {completions!r}")
+    return completions
 
 
 def _accelerators(profile: Manifest | None) -> dict[str, int]:

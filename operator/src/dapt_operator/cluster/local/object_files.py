@@ -15,6 +15,7 @@ from typing import Final
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.untrusted.regular_files import IrregularFileError, read_regular_file
 from dapt_operator.cluster.local.errors import LocalRunError
+from dapt_operator.cluster.local.object_shapes import shape_problem
 from dapt_operator.cluster.timestamps import micro_time
 from dapt_operator.stage_run import JsonObject, Manifest, plain
 
@@ -44,12 +45,18 @@ class ObjectFiles:
         for path in sorted(folder.glob("*.json")):
             try:
                 stored = json.loads(read_regular_file(path, MAX_OBJECT_BYTES))
-                self._objects[stored["kind"], stored["metadata"]["name"]] = stored
+                kind, name = stored["kind"], stored["metadata"]["name"]
+                # It is written, and removed, by these two: in a folder from elsewhere they may lead to another place.
+                if not isinstance(name, str) or path != self._path(kind, name):
+                    raise ValueError(f"it holds {str(kind)[:40]!r} {str(name)[:80]!r}")
+                if field := shape_problem(stored):
+                    raise ValueError(f"{field} is not of its type")
+                self._objects[kind, name] = stored
             except IrregularFileError as error:
                 raise LocalRunError(
                     f"{path}: {error.strerror}: remove it, or start over with --fresh"
                 ) from error
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise LocalRunError(
                     f"{path}: not an object that dapt wrote ({error}): remove it, or start over with --fresh"
                 ) from error
