@@ -31,6 +31,7 @@ from ruamel.yaml import YAML
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.toy_adaptation import make_toy
+from support.toy_learning import learn_a_little
 
 NAME = "whole"
 STAGES = ("prepare", "baseline", "pretrain", "blend", "evaluate", "finetune", "verify", "publish")
@@ -135,7 +136,7 @@ def write_manifest(folder: Path, size: Size, ranks: int) -> None:
 def make_inputs(folder: Path, size: Size) -> None:
     """Texts, tokenizer and tasks of the toy adaptation, with a larger random model."""
     import torch
-    from transformers import AutoConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
 
     make_toy(folder, name=NAME)
     base = folder / "base"
@@ -154,9 +155,20 @@ def make_inputs(folder: Path, size: Size) -> None:
     )
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
+    learn_tokens(model, AutoTokenizer.from_pretrained(base), folder / "text")
     model.save_pretrained(base)
     print(f"# {sum(weight.numel() for weight in model.parameters()):,} parameters", file=sys.stderr)
     write_manifest(folder, size, RANKS)
+
+
+def learn_tokens(model: Any, tokenizer: Any, texts: Path) -> None:
+    """Teach the head which tokens there are, for the baseline refuses a model that guesses; the layers stay random."""
+    lines = [
+        line for side in ("domain", "general") for line in (texts / f"{side}.jsonl").read_text().splitlines()
+    ]
+    model.model.layers.requires_grad_(False)
+    learn_a_little(model, tokenizer, [json.loads(line)["text"] for line in lines[::9]])
+    model.model.layers.requires_grad_(True)
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
