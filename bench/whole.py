@@ -265,7 +265,7 @@ def pods(folder: Path) -> list[dict[str, Any]]:
 def world_sizes(folder: Path) -> set[int]:
     """World sizes of pretraining's checkpoints."""
     paths = folder.glob("runs/*/work/stages/pretrain-*/try-*/checkpoint-*.json")
-    return {int(json.loads(path.read_text())["world_size"]) for path in paths}
+    return {int(json.loads(path.read_text())["body"]["world_size"]) for path in paths}
 
 
 def figures(folder: Path, kills: Kills) -> list[tuple[str, float, float]]:
@@ -274,15 +274,16 @@ def figures(folder: Path, kills: Kills) -> list[tuple[str, float, float]]:
         "status"
     ]
     is_published = any((folder / "out").rglob("*.safetensors"))
-    blends = [row for row in status.get("candidates", ()) if "blend" in json.dumps(row).lower()]
-    print(f"# {'; '.join(kills.done)}", file=sys.stderr)
-    print(f"# candidates: {[row['id'] for row in status.get('candidates', ())]}", file=sys.stderr)
-    print(f"# {len(blends)} of them name a blend; {len(pods(folder))} pods", file=sys.stderr)
+    names = [str(row["id"]) for row in status.get("candidates", ())]
+    blends = [name for name in names if "avg" in name or "-i" in name]
+    print(f"# killed: {'; '.join(kills.done)}", file=sys.stderr)
+    print(f"# candidates: {', '.join(names)}; {len(pods(folder))} pods", file=sys.stderr)
     return [
         ("published", float(is_published), 1),
         ("kills_survived", len(kills.done), len(STAGES) + 1),
         ("world_sizes_of_checkpoints", len(world_sizes(folder)), 2),
-        ("candidates", len(status.get("candidates", ())), CHECKPOINTS + 1),
+        ("candidates", len(names), CHECKPOINTS + 1),
+        ("blends", len(blends), 1),
     ]
 
 
