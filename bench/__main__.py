@@ -20,6 +20,7 @@ BENCHES = (
     "quiet",
     "decide",
     "traffic",
+    "peaks",
     "sizes",
     "imports",
     "grown",

@@ -28,7 +28,8 @@ AcceleratorKind = Literal["gpu", "cpu"]
 GIB: Final = 2**30
 OVERHEAD_BYTES: Final[dict[AcceleratorKind, int]] = {"gpu": 2 * GIB, "cpu": GIB}
 """On a GPU about 1 GiB each for CUDA's context with its libraries' workspaces, and for the buffers of NCCL and of
-DeepSpeed's buckets; on CPU interpreter and libraries of one process."""
+DeepSpeed's buckets. On a CPU interpreter and libraries of one process, 0.63 GiB as measured, and up to twice the 200 MB
+of a bucket, which stage 3 copies to reduce it. `bench/peaks.py` compares the rest with what ranks take."""
 FREE_FRACTION: Final = 0.08
 """Share of an accelerator's memory that a plan leaves free: for what its allocator cannot use between blocks, and for
 the error of the estimate, which tests hold within 10 % of its tensors. A GPU sold with 80 GB has 79.6 GiB."""
