@@ -23,6 +23,7 @@ BENCHES = (
     "peaks",
     "sizes",
     "imports",
+    "startup",
     "grown",
     "hang",
     "demo",

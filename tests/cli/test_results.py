@@ -168,6 +168,33 @@ def test_one_answer_before_and_after(tmp_path: Path) -> None:
     ]
 
 
+def test_answers_to_questions_are_marked_and_the_right_one_is_next_to_each(tmp_path: Path) -> None:
+    verified(
+        tmp_path,
+        samples=(
+            Sample(
+                prompt="A00?", answers=(("base", "a road"), ("final", "It is cholera.")), expected="Cholera"
+            ),
+            Sample(prompt="B01?", answers=(("base", ""), ("final", "Cholerae")), expected="Cholera"),
+            Sample(prompt="Go on", answers=(("base", "a"), ("final", "b"))),
+        ),
+    )
+    assert sample_lines(read_results(tmp_path, SELECTED)) == [
+        "asked:  A00?",
+        "right:  Cholera",
+        "before: a road (wrong)",
+        "after:  It is cholera. (right)",
+        "",
+        "asked:  B01?",
+        "right:  Cholera",
+        "before: (nothing) (wrong)",
+        "after:  Cholerae (wrong)",
+        "",
+        "0 of 2 answers have the right one in them before, 1 after; so few prove nothing: the table has the"
+        " measurements",
+    ]
+
+
 @pytest.mark.parametrize("answer", ["", "  \n "])
 def test_an_answer_without_words_is_the_final_models_all_the_same(tmp_path: Path, answer: str) -> None:
     sample = Sample(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dapt_contract.stages.common import EvaluationConfig, ModelReference, ProbeConfig, TaskConfig
-from dapt_trainer.evaluation.samples import answers, sample_prompts
+from dapt_trainer.evaluation.custom_tasks import read_questions
+from dapt_trainer.evaluation.samples import answers, right_answers, sample_prompts
 from dapt_trainer.modeling.loading.load_folder import load_model
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 
@@ -32,6 +33,11 @@ def test_questions_about_the_domain_come_first_then_its_held_out_text(toy_work: 
         "item 80",
         "item 160",
     ]
+    known = right_answers(toy_work, EVALUATION, 3)
+    questions = read_questions(toy_work / "tasks/animals.jsonl", "question", limit=3)
+    assert {known[question.text] for question in questions} <= {
+        question.choices[question.answer] for question in questions
+    }
     work = tmp_path / "work"
     shutil.copytree(toy_work, work)
     (work / "tasks" / "animals.jsonl").unlink()

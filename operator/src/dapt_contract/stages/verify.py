@@ -1,5 +1,7 @@
 """Defines verify, which compares the base, the chosen and the final model on all measures after all training."""
 
+import re
+
 from pydantic import Field
 
 from dapt_contract.base import Contract, DigestText, ShortText
@@ -50,6 +52,20 @@ class Sample(Contract):
     prompt: str
     answers: tuple[tuple[str, str], ...]
     """(model name, generated text)"""
+    expected: str | None = None
+    """The right answer, where the prompt is a question of a task. None: there is none."""
+
+    def is_right(self, model: str) -> bool | None:
+        """Return whether a model's answer has the right one in it, word for word; None where that is not known."""
+        answer = dict(self.answers).get(model)
+        if self.expected is None or answer is None:
+            return None
+        return f" {_words(self.expected)} " in f" {_words(answer)} "
+
+
+def _words(text: str) -> str:
+    """Return the words alone, in small letters: an answer may have a capital, a full stop or an article more."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 class VerifyFacts(Contract):

@@ -16,7 +16,7 @@ from dapt_trainer.data.chat.rendering import Conversation, TemplateError, Templa
 from dapt_trainer.data.chat.template_files import has_usable_template
 from dapt_trainer.data.packing.held_out import read_held_out
 from dapt_trainer.errors import InputError
-from dapt_trainer.evaluation.custom_tasks import read_questions
+from dapt_trainer.evaluation.custom_tasks import Question, read_questions
 from dapt_trainer.evaluation.scoring import evaluating
 from dapt_trainer.evaluation.sharing.generation import IN_ONE_PROCESS, SharedGeneration, padded_left
 from dapt_trainer.modeling.loading.sharding import is_sharded
@@ -51,11 +51,39 @@ def sample_prompts(
     return list(dict.fromkeys(text for texts in sets for text in texts if text.strip()))[:count]
 
 
+def right_answers(work: Path, config: EvaluationConfig, count: int) -> dict[str, str]:
+    """Return the right answers to those prompts of `sample_prompts` that are questions with choices.
+
+    Args:
+        work: root of the work volume.
+        config: as given to `sample_prompts`.
+        count: as given to it.
+    """
+    files = [
+        (work / TASKS / f"{task.name}.jsonl", "question")
+        for task in config.tasks
+        if task.side == "domain" and task.source is not None
+    ]
+    files += [
+        (work / PROBES / f"{probe.name}.jsonl", "prompt") for probe in config.probes if probe.side == "domain"
+    ]
+    # The first file that asks something is the one whose question became the prompt.
+    return {
+        question.text: question.choices[question.answer]
+        for path, field in reversed(files)
+        for question in _questions(path, field, count)
+    }
+
+
 def _texts(path: Path, field: str, count: int) -> list[str]:
+    return [question.text for question in _questions(path, field, count)]
+
+
+def _questions(path: Path, field: str, count: int) -> tuple[Question, ...]:
     try:
-        return [question.text for question in read_questions(path, field, limit=count)]
+        return read_questions(path, field, limit=count)
     except InputError:
-        return []
+        return ()
 
 
 def answers(

@@ -14,11 +14,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
 from pydantic import TypeAdapter
-from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from dapt_contract.checkpoint import FileEntry
@@ -26,6 +25,10 @@ from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.loading.sharding import gathered, is_sharded
 from dapt_trainer.modeling.protocols import Tokenizer
 from dapt_trainer.staged_files import StagedFiles, host_copy
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 SHARD_BYTES = 4 * 2**30
 """Largest safetensors file of a published model."""
@@ -77,6 +80,9 @@ def stage_weights(
         ranks: that train the model.
         file_bytes: size of one safetensors file.
     """
+    # Imported here: measuring stages load this module for the size of its files, and PEFT takes a while.
+    from peft import PeftModel
+
     if isinstance(model, PeftModel):
         _stage_adapter(model, staged, is_writer=ranks.is_first)
         return
@@ -206,6 +212,8 @@ def _stage_adapter(model: PeftModel, staged: StagedFiles, *, is_writer: bool) ->
         settings.target_modules = sorted(settings.target_modules)
     with staged.capturing() as folder:
         settings.save_pretrained(folder)
+    from peft import get_peft_model_state_dict
+
     state = get_peft_model_state_dict(model, state_dict=whole, save_embedding_layers=False)
     staged.add_tensors(
         "adapter_model.safetensors", {name: host_copy(tensor) for name, tensor in state.items()}

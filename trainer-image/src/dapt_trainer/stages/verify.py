@@ -27,7 +27,7 @@ from dapt_trainer.errors import InputError
 from dapt_trainer.evaluation.earlier_results import base_items, base_losses, measured_before
 from dapt_trainer.evaluation.items import write_items
 from dapt_trainer.evaluation.measure import Bench
-from dapt_trainer.evaluation.samples import answers, sample_prompts
+from dapt_trainer.evaluation.samples import answers, right_answers, sample_prompts
 from dapt_trainer.evaluation.sharing.shared_digests import SharedDigests
 from dapt_trainer.modeling.loading.spread_model import usable_spread
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
@@ -40,6 +40,7 @@ _BASE = "base"
 _FINAL = "final"
 _MEASURES: Final = TypeAdapter(dict[str, Measure])
 _PROMPTS: Final = TypeAdapter(list[str])
+_EXPECTED: Final = TypeAdapter(dict[str, str])
 
 
 def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
@@ -81,6 +82,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
     written = WrittenModels(context, ranks)
     answers_of: dict[str, list[str]] = {}
     prompts: list[str] | None = None
+    expected: dict[str, str] = {}
     for named in _final_last(config.models):
         digest = digests[named.name]
         if digest in answers_of and digest in measures:
@@ -107,6 +109,8 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
                 sample_prompts, context.work, config.evaluation, tokenizer, config.sample_prompts
             )
             prompts = ranks.from_first(choose, _PROMPTS)
+            answer = partial(right_answers, context.work, config.evaluation, config.sample_prompts)
+            expected = ranks.from_first(answer, _EXPECTED)
         context.progress.update(activity=f"{named.name}: answering {len(prompts)} prompts")
         chat_tokenizer = load_tokenizer(context.work, tokenizer_folder(context.work, named.model))
         stop_at_end_of_turn(model, chat_tokenizer, ranks)
@@ -125,6 +129,7 @@ def run(config: VerifyConfig, context: StageContext) -> VerifyReport:
             Sample(
                 prompt=prompt,
                 answers=tuple((name, answers_of[digest][index]) for name, digest in digests.items()),
+                expected=expected.get(prompt),
             )
             for index, prompt in enumerate(prompts or [])
         ),

@@ -163,10 +163,15 @@ def _negative(value: float | None) -> float | None:
 
 
 def sample_lines(results: RunResults) -> list[str]:
-    """Return one answer of the base model and of the final one: of the first sample where they differ, else the first.
+    """Return answers of the base model and of the final one.
 
-    No other model's answer stands in for one that is missing, and an answer without text is shown as such.
+    Where right answers are known, all samples that have one, with what is right next to them; else one: the first where
+    the two differ, or the first. No other model's answer stands in for one that is missing, and an answer without text
+    is shown as such.
     """
+    known = [sample for sample in results.samples if sample.expected is not None]
+    if known:
+        return [line for sample in known for line in _judged(sample)] + [_score(known)]
     if not results.samples:
         return []
     sample = next((sample for sample in results.samples if _differs(sample)), results.samples[0])
@@ -176,6 +181,25 @@ def sample_lines(results: RunResults) -> list[str]:
         if model in answers:
             lines.append(f"{label} {_one_line(answers[model]) or NO_ANSWER}")
     return lines
+
+
+def _judged(sample: Sample) -> list[str]:
+    """Return one question with its right answer and those of both models, and an empty line behind it."""
+    answers = dict(sample.answers)
+    lines = [f"asked:  {_one_line(sample.prompt)}", f"right:  {_one_line(sample.expected or '')}"]
+    for label, model in (("before:", "base"), ("after: ", "final")):
+        if model in answers:
+            mark = "right" if sample.is_right(model) else "wrong"
+            lines.append(f"{label} {_one_line(answers[model]) or NO_ANSWER} ({mark})")
+    return [*lines, ""]
+
+
+def _score(samples: list[Sample]) -> str:
+    before, after = (sum(sample.is_right(model) is True for sample in samples) for model in ("base", "final"))
+    return (
+        f"{before} of {len(samples)} answers have the right one in them before, {after} after; so few prove nothing:"
+        " the table has the measurements"
+    )
 
 
 def _differs(sample: Sample) -> bool:

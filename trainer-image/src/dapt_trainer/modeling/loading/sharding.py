@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, TrainingArguments
 
 from dapt_trainer.modeling.loading.own_shares import reading_own_shares
+
+if TYPE_CHECKING:
+    # The arguments' module brings the Trainer's callbacks and PEFT, which no measuring stage needs.
+    from transformers import PreTrainedModel, TrainingArguments
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
