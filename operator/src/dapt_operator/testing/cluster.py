@@ -28,6 +28,7 @@ from dapt_operator.testing.invariants import (
     check_new_job,
     check_pod_deletion,
     key_of,
+    of_ours,
 )
 from dapt_operator.testing.kubelet import MemoryKubelet
 from dapt_operator.testing.objects import (
@@ -356,13 +357,9 @@ class MemoryCluster(MemoryKubelet):
                 self.num_taken_names -= 1
                 raise NameTakenError(kind, name, "it has no owner")
             limit = max_evaluations(self.profiles.get(stored.resource["spec"].get("profile", "")))
-            # What somebody else has made under our labels gives no rules to the operator.
-            ours = [
-                item
-                for item in stored.objects.values()
-                if item["kind"] not in HOLDER_KINDS or key_of(item) in self.created
-            ]
-            check_new_job(stored.resource, ours, created, self.created, limit)
+            check_new_job(
+                stored.resource, of_ours(stored.objects, self.created), created, self.created, limit
+            )
             self.created.append(key_of(created))
             created["status"] = {}
             created["metadata"]["uid"] = f"{kind}-{len(self.created):08d}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from dapt_contract.run_identity import RunIdentity
@@ -92,6 +92,13 @@ def check_new_job(
         raise ImpossibleWorldError(
             f"{new.lineage} is evaluation {num_evaluations} at the same time, over the limit of {max_evaluations}"
         )
+
+
+def of_ours(objects: Mapping[tuple[str, str], Manifest], created: Collection[str]) -> list[Manifest]:
+    """Return an adaptation's objects without Jobs that somebody else has made under its labels: those give no rule."""
+    return [
+        item for (kind, _), item in objects.items() if kind not in HOLDER_KINDS or key_of(item) in created
+    ]
 
 
 def _may_overlap(stage: str, other_stage: str) -> bool:
