@@ -335,8 +335,8 @@ class MemoryCluster(MemoryKubelet):
         stored = self._stored[key]
         if kind in stored.refused:
             raise CannotCreateError(kind, name, stored.refused[kind])
-        if (kind, name) in stored.taken:
-            raise NameTakenError(kind, name, stored.taken[kind, name])
+        if (why := stored.taken.get((kind, name))) is not None:
+            raise NameTakenError(kind, name, why)
         return (kind, name) not in stored.objects
 
     def _apply(self, key: Key, manifest: Manifest) -> bool:
@@ -356,10 +356,9 @@ class MemoryCluster(MemoryKubelet):
             if self.num_taken_names > 0:
                 self.num_taken_names -= 1
                 raise NameTakenError(kind, name, "it has no owner")
-            limit = max_evaluations(self.profiles.get(stored.resource["spec"].get("profile", "")))
-            check_new_job(
-                stored.resource, of_ours(stored.objects, self.created), created, self.created, limit
-            )
+            profile, ours = stored.resource["spec"].get("profile", ""), of_ours(stored.objects, self.created)
+            limit = max_evaluations(self.profiles.get(profile))
+            check_new_job(stored.resource, ours, created, self.created, limit)
             self.created.append(key_of(created))
             created["status"] = {}
             created["metadata"]["uid"] = f"{kind}-{len(self.created):08d}"
@@ -369,8 +368,7 @@ class MemoryCluster(MemoryKubelet):
 
     def _delete(self, key: Key, reference: ObjectReference) -> None:
         stored = self._stored[key]
-        existing = stored.objects.get((reference.kind, reference.name))
-        if existing is None:
+        if (existing := stored.objects.get((reference.kind, reference.name))) is None:
             return
         if reference.kind in HOLDER_KINDS:
             check_deletion(stored.resource, existing, stored.pods_of(reference.name))
@@ -388,8 +386,7 @@ class MemoryCluster(MemoryKubelet):
     def _write(self, key: Key, status: Manifest, resource_version: str) -> None:
         stored = self._stored[key]
         if self.num_conflicts > 0:
-            self.num_conflicts -= 1
-            stored.version += 1
+            self.num_conflicts, stored.version = self.num_conflicts - 1, stored.version + 1
         if resource_version != str(stored.version):
             raise ConflictError(f"resource version {resource_version} is not {stored.version}")
         before, after = stored.resource.get("status"), copy(status)
