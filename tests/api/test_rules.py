@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dapt_operator.api.schema import immutable
 from dapt_operator.api.v1alpha1.base import SKIP_RULES, Base, Rule
 from dapt_operator.api.v1alpha1.profile import Ports, Storage
-from dapt_operator.api.v1alpha1.spec import DomainAdaptation, DomainAdaptationSpec
+from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_corpus import Corpus
 from dapt_operator.api.v1alpha1.spec_evaluation import Evaluation, Gates, Selection, SelectionWeights, Task
 from dapt_operator.api.v1alpha1.spec_operation import Credential, MeasuringResources
@@ -31,6 +31,7 @@ from dapt_operator.api.v1alpha1.spec_training import (
 )
 from dapt_operator.api.v1alpha1.spec_tuning_data import InstructionFields, MessageFields, PreferenceFields
 from dapt_operator.api.v1alpha1.status import Frozen
+from dapt_operator.api.v1alpha1.stored.resource import StoredAdaptation
 
 SIDES: dict[str, Any] = {"domain": [{"source": "s3://a"}], "general": [{"source": "s3://b"}]}
 SPEC: dict[str, Any] = {
@@ -226,7 +227,7 @@ def test_python_and_cel_agree_on_frozen_blocks(block: str, frozen: bool | None) 
         if change:
             spec[block] = CHANGES[block]
         whole = {"metadata": {"name": "a"}, "spec": spec} | ({"status": status} if status else {})
-        return DomainAdaptation.model_validate(whole, context={SKIP_RULES: True}).to_dict()
+        return StoredAdaptation.model_validate(whole, context={SKIP_RULES: True}).to_dict()
 
     held = frozen is True
     for old_changed, new_changed in ((False, True), (True, False), (True, True)):

@@ -79,7 +79,7 @@ def test_object_refused_again_by_a_quota_that_others_use_is_no_write_of_the_stat
         world.cluster.refuse(world.key, "Job", f'jobs.batch "x" is forbidden: {quota}')
         world.settle()
         writes.append(world.cluster.writes)
-    assert writes == [2, 2]  # the digest of the key, and the refusal
+    assert writes == [1, 1]  # the refusal
 
 
 def test_refused_object_stalls_with_the_message_of_the_cluster_and_recovers() -> None:
@@ -124,7 +124,7 @@ def test_name_taken_during_the_run_loses_no_progress() -> None:
 def test_leftover_config_map_without_a_job_is_skipped() -> None:
     """Killed after the ConfigMap and before the Job; then the spec is changed, and with it the stage's file."""
     world = World()
-    world.cluster.crash_at, world.cluster.crash_after = 3, True  # the key takes three verbs, then ConfigMap
+    world.cluster.crash_at, world.cluster.crash_after = 1, True  # it is asked for the key, then ConfigMap
     world.crashing_reconcile()
     assert world.runs == []
     world.edit(seed=99)

@@ -8,7 +8,7 @@ import pytest
 
 from dapt_contract.envelope import digest_of
 from dapt_contract.stage_file import StageFile, digest_of_work, digest_without_checks
-from dapt_contract.stages.common import CHECKING_FIELDS, LAYOUT_FIELDS
+from dapt_contract.stages.common import CHECKING_FIELDS, FIELDS_ABSENT_IF_NONE, LAYOUT_FIELDS
 from dapt_contract.stages.finetune import FinetuneFacts
 from dapt_contract.stages.prepare import PrepareFacts, TokenizerFacts
 from dapt_operator.testing.objects import Ends
@@ -109,7 +109,8 @@ def test_digest_of_work_is_that_of_versions_that_did_not_divide_it(kind: str) ->
     world.live_until(kind)
     config = world.config(kind)
     earlier = config.model_dump(mode="json")
-    for field in ("spread", "keeps"):
+    absent = {field for field in FIELDS_ABSENT_IF_NONE if earlier.get(field, "") is None}
+    for field in ("spread", "keeps", *absent):
         earlier.pop(field, None)
     earlier.get("distribution", {}).pop("sequence_parallel", None)
     assert digest_of_work(config) == digest_of(earlier) != digest_of(config)

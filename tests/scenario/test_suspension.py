@@ -64,8 +64,8 @@ def test_a_suspended_adaptation_starts_nothing() -> None:
 
 def test_a_run_that_the_status_does_not_know_is_written_down_before_it_is_deleted() -> None:
     world = World()
-    # After the key (asked for, its digest stored, created), the ConfigMap and the Job, before the status.
-    world.cluster.crash_at = len(world.cluster.verbs) + 5
+    # After the question for the key, the ConfigMap and the Job, before the status.
+    world.cluster.crash_at = len(world.cluster.verbs) + 3
     world.crashing_reconcile()
     world.edit(suspend=True)
     first = world.reconcile()

@@ -86,7 +86,8 @@ class World:
             ]
             if kinds == [stage]:
                 num_writes = len(plan.must_exist) + len(plan.apply) + int(plan.needs_signing_secret)
-                if plan.needs_signing_secret and not self.cluster.objects(self.key, "Secret"):
+                is_key_first = plan.needs_signing_secret and not plan.starts_before_key
+                if is_key_first and not self.cluster.objects(self.key, "Secret"):
                     num_writes += 2  # the status with the digest of the key, and the Secret
                 self.cluster.crash_at, self.cluster.crash_after = (
                     len(self.cluster.verbs) + num_writes - 1,

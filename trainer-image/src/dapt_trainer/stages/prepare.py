@@ -75,8 +75,7 @@ if TYPE_CHECKING:
 # Shares of the stage that are done when a step begins, by how long steps usually take.
 _READING_BEGINS = 0.1
 _READING_FRACTION = 0.7
-_PACKING_BEGINS = 0.8
-_PACKING_FRACTION = 0.15
+_PACKING_BEGINS, _PACKING_ENDS = 0.8, 0.95
 
 
 def run(config: PrepareConfig, context: StageContext) -> PrepareReport | ReadingPlan:
@@ -193,7 +192,7 @@ class _Preparation:
         check_size(packed, model.sequence_length_tokens, config.global_batch_size, self._problems)
 
         # 6. Write the rest, and move everything into place.
-        with self._step("finishing", 0.95):
+        with self._step("finishing", _PACKING_ENDS):
             data = PreparedData(
                 model.facts,
                 model.sequence_length_tokens,
@@ -312,7 +311,8 @@ class _Preparation:
 
                 def progress(fraction: float, name: str = spool.label, number: int = number) -> None:
                     done = (number + fraction) / len(corpus.spooled)
-                    self._show(f"packing {name}", _PACKING_BEGINS + _PACKING_FRACTION * done)
+                    # So weighted that the last one is exactly the end: a sum of the begin and a share may pass it.
+                    self._show(f"packing {name}", (1.0 - done) * _PACKING_BEGINS + done * _PACKING_ENDS)
 
                 chosen = corpus.choices[spool.side].chosen
                 held_out = {candidate.document for candidate, _ in chosen if candidate.source == spool.index}
