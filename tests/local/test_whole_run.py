@@ -212,7 +212,8 @@ def test_the_table_compares_three_models(finished: Ended) -> None:
     assert heading.split() == ["base", "chosen", "a1-s100", "final"]
     domain = next(line for line in finished.lines if line.startswith("domain perplexity "))
     assert "(-" in domain, "the toy learns its domain"
-    assert sum(line.startswith(("before:", "after:")) for line in finished.lines) == 2
+    answers = [line.partition(":")[0] for line in finished.lines if line.startswith(("before:", "after:"))]
+    assert answers == ["before", "after"] * 3, "each of three questions is answered by both"
 
 
 def test_what_is_left_behind(finished: Ended, toy: Path) -> None:

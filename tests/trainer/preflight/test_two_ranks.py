@@ -19,6 +19,7 @@ def test_preflight_measures_links_volume_and_clocks(tmp_path: Path) -> None:
     assert (first["failures"], second) == ([], {"failures": [], "reading": None})
     reading = first["reading"]
     numbers = {name: value for name, value in reading.items() if name not in ("slowest_link", "warnings")}
+    assert numbers.pop("clock_difference_seconds") >= 0  # of one clock, rounded
     assert all(value is not None and value > 0 for value in numbers.values()), numbers
     assert reading["slowest_link"] in (
         "rank 0 on node 0 (host-0) to rank 1 on node 1 (host-1)",

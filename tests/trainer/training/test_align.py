@@ -258,7 +258,7 @@ def test_four_models_of_a_chain_are_compared_and_each_answers(work: Path) -> Non
     def stage(program: Any, kind: str, settings: Any) -> Any:
         context = make_context(work, work / "scratch", settings, kind=kind)
         report = program.run(settings, context)
-        write_report(work, context.stage, report)
+        write_report(work, context.stage, report, key=context.signing_key)
         return report
 
     measured = stage(baseline, "baseline", BaselineConfig(model=base, evaluation=evaluation))
