@@ -254,4 +254,9 @@ def open_cluster(options: ClusterOptions, environment: Mapping[str, str] = os.en
                 " folders of this machine"
             ) from None
         connection = account
-    return ClusterAccess(connection, options.namespace)
+    try:
+        return ClusterAccess(connection, options.namespace)
+    except NoConnectionError as error:
+        raise UserError(
+            f"no cluster to ask: {error}; correct the kubeconfig, or choose another context"
+        ) from None
