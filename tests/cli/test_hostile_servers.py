@@ -12,14 +12,14 @@ from dapt_operator.cli.commands.cluster.explain import explain
 from dapt_operator.cli.commands.cluster.logs import LogQuery, log_lines
 from dapt_operator.cli.commands.cluster.overview import adaptation_overview, adaptations_table
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cluster.kubernetes import client as kubernetes_client
-from dapt_operator.cluster.kubernetes.answers import (
+from dapt_operator.cluster.answers import (
     decoded_object,
     decoded_page,
     reason_and_message,
     stored_object,
     whole_number,
 )
+from dapt_operator.cluster.kubernetes import client as kubernetes_client
 from support.api_double import ApiDouble, Odd
 
 DEEP = b"[" * 200_000 + b"]" * 200_000

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 import urllib3
 
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_operator.cluster.kubernetes.answers import (
+from dapt_operator.cluster.answers import (
     decoded_object,
     decoded_page,
     reason_and_message,

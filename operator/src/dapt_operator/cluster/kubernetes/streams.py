@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import urllib3
 
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_operator.cluster.kubernetes.answers import reason_and_message
+from dapt_operator.cluster.answers import reason_and_message
 from dapt_operator.cluster.kubernetes.client import CONNECT_SECONDS
 from dapt_operator.cluster.kubernetes.connection import Connection
 from dapt_operator.cluster.kubernetes.errors import ApiError, ApiUnavailableError

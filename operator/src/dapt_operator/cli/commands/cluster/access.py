@@ -10,7 +10,7 @@ from typing import Final
 
 from dapt_operator.api import names
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cluster.kubernetes.answers import stored_object
+from dapt_operator.cluster.answers import stored_object
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.connection import Connection, service_account
 from dapt_operator.cluster.kubernetes.errors import ApiError, ApiUnavailableError, NoConnectionError

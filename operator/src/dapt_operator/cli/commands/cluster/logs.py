@@ -13,7 +13,7 @@ from dapt_operator.cli.commands.cluster.access import ClusterAccess
 from dapt_operator.cli.commands.cluster.overview import status_of
 from dapt_operator.cli.display.stage_rows import stage_title
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cluster.kubernetes.answers import whole_number
+from dapt_operator.cluster.answers import whole_number
 from dapt_operator.stage_run import JsonObject, Manifest
 
 

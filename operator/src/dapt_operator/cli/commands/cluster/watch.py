@@ -17,7 +17,7 @@ from dapt_operator.cli.display.screen import Screen
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.signals import StopFlag
-from dapt_operator.cluster.kubernetes.answers import decoded_object, stored_object
+from dapt_operator.cluster.answers import decoded_object, stored_object
 from dapt_operator.cluster.kubernetes.errors import ApiError, ApiUnavailableError
 from dapt_operator.stage_run import Manifest
 

@@ -11,7 +11,7 @@ from typing import Final
 from dapt_contract.pod.environment import COMPLETION_INDEX
 from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
-from dapt_operator.cluster.kubernetes.answers import whole_number
+from dapt_operator.cluster.answers import whole_number
 from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.labels import controller_of, orphan_of

@@ -9,7 +9,7 @@ from typing import Final
 
 from dapt_contract.pod.failure import ExitCode
 from dapt_operator.api.names import LABEL_FENCE, LABEL_RUN
-from dapt_operator.cluster.kubernetes.answers import whole_number
+from dapt_operator.cluster.answers import whole_number
 from dapt_operator.launchers.labels import QUEUE_LABEL, template_labels
 from dapt_operator.launchers.observe.containers import (
     exit_code_of,
