@@ -212,6 +212,65 @@ def test_kubeconfig_that_is_no_yaml_is_reported(tmp_path: Path) -> None:
         load(path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 20_000,
+        f"current-context: {'9' * 5000}",
+        "current-context: 2001-99-99",
+        "a: !!binary '???'",
+        "a: !!omap [1]",
+        "{[1]: 2}",
+        "current-context: !!python/object/apply:os.getcwd []",
+        "current-context: 5\ncontexts: 5",
+        "current-context: [1]\ncontexts: [[1]]",
+        "current-context: a\ncontexts: {a: b}",
+        "a: 1\n---\nb: 2",
+    ],
+)
+def test_kubeconfig_of_another_shape_is_reported(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(NoConnectionError, match=r"^the kubeconfig .*/config "):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        (
+            {"cluster": {"server": "https://[::1"}},
+            "server of cluster c is 'https://\\[::1': Invalid IPv6 URL",
+        ),
+        ({"cluster": {"server": "https://u:secret@api"}}, "server of cluster c has a user in its URL"),
+        ({"cluster": {"proxy-url": "file:///etc"}}, "the certificates or the proxy for .* cannot be used"),
+        ({"cluster": {"certificate-authority-data": encoded(PEM)}}, "the certificates or the proxy for"),
+        ({"cluster": {"certificate-authority": "/dev/zero"}}, "not a regular file"),
+        ({"user": {"token": "a\nX-Remote-User: b"}}, "user u holds a token with control or other characters"),
+        ({"user": {"exec": {"command": "a\0b"}}}, "cannot be run: embedded null byte"),
+        ({"user": {"exec": {"command": "true", "args": 5, "env": [1, {"name": "a=b"}]}}}, "cannot be run"),
+        (
+            {"user": {"exec": {"command": sys.executable, "args": ["-c", "print('[' * 50_000)"]}}},
+            "printed no ExecCredential",
+        ),
+        ({"user": {"exec": {"command": "echo", "args": ['{"status": ["a"]}']}}}, "printed no ExecCredential"),
+    ],
+)
+def test_kubeconfig_of_somebody_else_is_reported(tmp_path: Path, over: dict[str, Any], message: str) -> None:
+    with pytest.raises(NoConnectionError, match=message) as caught:
+        load(kubeconfig(tmp_path, **over)).pool(1)
+    assert "secret" not in str(caught.value)
+
+
+def test_token_file_is_a_regular_file_with_a_token(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    (tmp_path / "lines").write_bytes(b"a\nX-Remote-User: b")
+    for name in ("pipe", "binary", "lines", "null\0", "missing"):
+        with pytest.raises(OSError, match=r"token|regular|No such file"):
+            TokenFile(tmp_path / name).header()
+
+
 # --- a credential plugin ---
 
 

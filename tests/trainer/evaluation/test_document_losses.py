@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from pathlib import Path
@@ -52,6 +53,20 @@ def test_an_error_that_cannot_be_estimated_is_none() -> None:
     assert paired_error(one, one) is None
     broken = losses([(10, math.inf), (10, 30.0)])
     assert paired_error(broken, losses([(10, 30.0), (10, 30.0)])) is None
+
+
+@pytest.mark.parametrize("nats", [1e308, 1e200, -1e308])
+def test_an_error_of_losses_beyond_all_bounds_is_none(nats: float) -> None:
+    base = losses([(1, 0.0)] * 3)
+    assert paired_error(losses([(1, nats), (1, nats), (1, -nats)]), base) is None
+
+
+@pytest.mark.parametrize("tokens", [-1, 10**400])
+def test_a_number_of_tokens_that_no_text_has_is_refused(tmp_path: Path, tokens: int) -> None:
+    content = b'{"side":"general","half":"b","tokens":%d,"nats":1.0}\n' % tokens
+    (tmp_path / "losses.jsonl").write_bytes(content)
+    with pytest.raises(InputError, match="the base model's losses cannot be read"):
+        read_losses(tmp_path, "losses.jsonl", hashlib.sha256(content).hexdigest())
 
 
 def test_losses_on_other_documents_are_refused() -> None:

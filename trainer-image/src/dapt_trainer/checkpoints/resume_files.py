@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TypeAlias
 
 import torch
@@ -27,8 +26,9 @@ from dapt_trainer.errors import InfrastructureError, InputError
 
 MapLocation: TypeAlias = str | torch.device | None
 _PICKLES = (".pt", ".pth")
-_REFUSED = (UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError)
-"""What torch's restricted unpickler raises for a class that it does not know, or for what is no state at all."""
+_NOT_OF_CONTENT = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
+"""What fails whatever a file holds. torch's readers raise any other class for a file that is no state: one that they do
+not know, a broken archive, sizes that do not fit their numbers."""
 _WEIGHTS = ".safetensors"
 """Of the candidate, not of the state: a resume does not read them."""
 
@@ -97,7 +97,9 @@ class ResumeFiles:
             try:
                 with torch.serialization.safe_globals(_classes()):
                     return original(content, map_location=map_location, weights_only=True)
-            except _REFUSED as error:
+            except _NOT_OF_CONTENT:
+                raise
+            except Exception as error:
                 raise InputError(
                     f"{self._source}: {name} holds what no checkpoint of dapt has, so it is not read: "
                     f"{_first_sentence(error)}; remove this checkpoint, and training continues from an older one"

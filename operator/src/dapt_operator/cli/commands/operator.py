@@ -35,7 +35,7 @@ def run(options: Options) -> NoReturn:
     connection = find_cluster()
     try:
         code = Operator(settings, connection).run()
-    except PortTakenError as error:
+    except (NoConnectionError, PortTakenError) as error:
         raise UserError(str(error)) from None
     end_process(code)
 

@@ -20,8 +20,13 @@ from urllib.parse import urlencode
 
 import urllib3
 
-from dapt_contract.sentences import shortened
 from dapt_contract.version import PRODUCT_VERSION
+from dapt_operator.cluster.answers import (
+    decoded_object,
+    decoded_page,
+    reason_and_message,
+    whole_number,
+)
 from dapt_operator.cluster.kubernetes.connection import Connection
 from dapt_operator.cluster.kubernetes.errors import (
     ApiError,
@@ -42,9 +47,6 @@ FIRST_PAUSE_SECONDS = 0.2
 MAX_ANSWER_BYTES = 256 * 1024 * 1024
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _CHUNK_BYTES: Final = 256 * 1024
-_MAX_CONTENT_CHARACTERS: Final = 200
-"""Of an answer that is no Status."""
-_MAX_MESSAGE_CHARACTERS: Final = 2000
 _RETRIED: Final = frozenset({429, 500, 502, 503, 504})
 _ANYTHING: Final = "application/json, */*"
 METADATA_ALONE: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -172,7 +174,7 @@ class ApiServerClient:
         limits = replace(DEFAULT_LIMITS, attempts=attempts, seconds=3 * ATTEMPT_SECONDS)
         accept = METADATA_ALONE if metadata_alone else _ANYTHING
         while True:
-            page = self._send(_Request("GET", path, page_query, accept=accept), limits, json.loads)
+            page = self._send(_Request("GET", path, page_query, accept=accept), limits, decoded_page)
             yield page
             token = (page.get("metadata") or {}).get("continue")
             if not token:
@@ -260,7 +262,7 @@ class ApiServerClient:
         limits: Limits = DEFAULT_LIMITS,
     ) -> Manifest:
         content = None if body is None else json.dumps(body, separators=(",", ":"), default=dict).encode()
-        return self._send(_Request(method, path, query or {}, content, content_type), limits, json.loads)
+        return self._send(_Request(method, path, query or {}, content, content_type), limits, decoded_object)
 
     def _send(self, request: _Request, limits: Limits, decode: Callable[[bytes], Decoded]) -> Decoded:
         """Send a request until it is answered, refused, or the attempts are used up."""
@@ -284,7 +286,7 @@ class ApiServerClient:
                     except ValueError as error:
                         failure = ApiUnavailableError(str(request), answer.status, "NotJSON", str(error))
                 elif answer.status in _RETRIED:
-                    reason, message = _reason_and_message(answer.content)
+                    reason, message = reason_and_message(answer.content)
                     failure = ApiUnavailableError(str(request), answer.status, reason, message)
                     pause_seconds = _retry_after(answer, pause_seconds)
                 elif answer.status == 401:
@@ -353,23 +355,12 @@ class ApiServerClient:
 
 def _error(request: _Request, answer: _Answer) -> ApiError:
     error_class = RequestRefusedError if answer.status in _REFUSED else ApiError
-    return error_class(str(request), answer.status, *_reason_and_message(answer.content))
-
-
-def _reason_and_message(content: bytes) -> tuple[str, str]:
-    """Return reason and message of a Status; without one, an empty reason and the beginning of the content."""
-    try:
-        status = json.loads(content)
-        # Not every answer is a Status: a proxy in front of the API server may answer with a page.
-        return str(status.get("reason") or ""), shortened(
-            str(status.get("message") or ""), _MAX_MESSAGE_CHARACTERS
-        )
-    except (ValueError, AttributeError):
-        return "", shortened(content.decode(errors="replace"), _MAX_CONTENT_CHARACTERS)
+    return error_class(str(request), answer.status, *reason_and_message(answer.content))
 
 
 def _retry_after(answer: _Answer, otherwise_seconds: float) -> float:
     value = str(answer.headers.get("Retry-After") or "")
     # The header may also be a date, which would compare the times of day of two machines. A reconcile waits here, so
     # there is a bound, whatever the server asks for.
-    return min(_LONGEST_PAUSE_SECONDS, float(value)) if value.isdigit() else otherwise_seconds
+    seconds = whole_number(value)
+    return otherwise_seconds if seconds is None else min(_LONGEST_PAUSE_SECONDS, float(seconds))

@@ -7,9 +7,11 @@ the operator would use none. `kubeconfig.py` reads the other source of a connect
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import ssl
+import stat
 import tempfile
 import threading
 import time
@@ -27,6 +29,8 @@ from dapt_operator.cluster.kubernetes.errors import NoConnectionError
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_FILE_SECONDS: Final = 60.0
 """How long a token from a file is used: the kubelet replaces it long before it expires."""
+_MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+"""Of a token or of certificates."""
 _PEM_BLOCK: Final = re.compile(r"-----BEGIN [A-Z0-9 ]+-----\r?\n[\x00-\x7f]*?-----END [A-Z0-9 ]+-----")
 
 
@@ -78,10 +82,14 @@ class TokenFile:
         """
         with self._lock:
             if self._clock() >= self._read_again_at:
-                token = self._path.read_text().strip()
+                title = f"the token file {self._path}"
+                try:
+                    token = small_file(self._path).decode("ascii").strip()
+                except ValueError:
+                    raise OSError(f"{title} holds no token") from None
                 if not token:
-                    raise OSError(f"the token file {self._path} is empty")
-                self._value = f"Bearer {token}"
+                    raise OSError(f"{title} is empty")
+                self._value = bearer(token, title)
                 self._read_again_at = self._clock() + TOKEN_FILE_SECONDS
             return self._value
 
@@ -89,6 +97,33 @@ class TokenFile:
         """Read the file at the next call."""
         with self._lock:
             self._read_again_at = float("-inf")
+
+
+def small_file(path: Path) -> bytes:
+    """Return the content of a file that holds a token or certificates; links are followed, as Kubernetes places them.
+
+    Raises:
+        OSError: it cannot be read, is longer than such files are, or is a pipe or device, which would be waited for.
+        ValueError: no file can have this name.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"longer than {_MAX_FILE_BYTES >> 20} MiB", str(path))
+    return content
+
+
+def bearer(token: str, title: str) -> str:
+    """Return the header of a token; `title` says where it comes from.
+
+    Raises:
+        OSError: it has characters that no header can have.
+    """
+    if not (token.isascii() and token.isprintable()):
+        raise OSError(f"{title} holds a token with control or other characters than ASCII")
+    return f"Bearer {token}"
 
 
 @dataclass(frozen=True)
@@ -118,15 +153,24 @@ class Connection:
     """Namespace of the kubeconfig's context; empty: it names none."""
 
     def pool(self, max_connections: int) -> urllib3.PoolManager:
-        """Return a new pool of connections to the server, usable from any number of threads."""
+        """Return a new pool of connections to the server, usable from any number of threads.
+
+        Raises:
+            NoConnectionError: the certificates or the proxy cannot be used.
+        """
         options: dict[str, object] = {"maxsize": max_connections}
-        if (context := self.ssl_context()) is not None:
-            options["ssl_context"] = context
-            if self.server_name:
-                options |= {"server_hostname": self.server_name, "assert_hostname": self.server_name}
-        if self.proxy:
-            return urllib3.ProxyManager(self.proxy, **options)  # type: ignore[arg-type]
-        return urllib3.PoolManager(**options)  # type: ignore[arg-type]
+        try:
+            if (context := self.ssl_context()) is not None:
+                options["ssl_context"] = context
+                if self.server_name:
+                    options |= {"server_hostname": self.server_name, "assert_hostname": self.server_name}
+            if self.proxy:
+                return urllib3.ProxyManager(self.proxy, **options)  # type: ignore[arg-type]
+            return urllib3.PoolManager(**options)  # type: ignore[arg-type]
+        except (ssl.SSLError, urllib3.exceptions.HTTPError) as error:
+            raise NoConnectionError(
+                f"the certificates or the proxy for {self.server} cannot be used: {error}"
+            ) from None
 
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return how TLS is used with the server; None without TLS."""

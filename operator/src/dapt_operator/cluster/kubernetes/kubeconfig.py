@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -23,8 +26,10 @@ from dapt_operator.cluster.kubernetes.connection import (
     Connection,
     FixedAuthorization,
     TokenFile,
+    bearer,
     pem_blocks,
     proxy_for,
+    small_file,
 )
 from dapt_operator.cluster.kubernetes.errors import NoConnectionError
 
@@ -33,6 +38,18 @@ EXPIRY_MARGIN: Final = timedelta(seconds=60)
 """A token is replaced so long before it expires."""
 _PLUGIN_SECONDS: Final = 30.0
 _MAX_QUOTE_CHARACTERS: Final = 300
+_MAX_DEPTH: Final = 500
+"""Of brackets: the parser takes quadratic time for them."""
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    YAMLError,
+    RecursionError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+"""What a kubeconfig may raise that is no YAML, or not as kubectl writes it."""
 
 
 def load_kubeconfig(environment: Mapping[str, str] = os.environ, context: str | None = None) -> Connection:
@@ -78,7 +95,7 @@ class _Entry:
             if data := self.values.get(f"{name}-data"):
                 return pem_blocks(base64.b64decode(str(data)).decode(errors="replace"))
             path = self.values.get(name)
-            return pem_blocks((self.folder / str(path)).read_text(errors="replace")) if path else ""
+            return pem_blocks(small_file(self.folder / str(path)).decode(errors="replace")) if path else ""
         except (OSError, ValueError) as error:
             raise NoConnectionError(f"{name} of {self.title} cannot be read: {error}") from None
 
@@ -95,11 +112,16 @@ class _Kubeconfig:
         documents = []
         for path in paths:
             try:
-                document = YAML(typ="safe", pure=True).load(path.read_text())
+                text = path.read_text()
+                if _deepest_bracket(text) > _MAX_DEPTH:
+                    raise ValueError("too many brackets within each other")
+                document = YAML(typ="safe", pure=True).load(text)
             except FileNotFoundError:
                 continue  # kubectl skips the files of KUBECONFIG that do not exist, too
-            except (OSError, UnicodeDecodeError, YAMLError) as error:
-                message = shortened(" ".join(str(error).split()), _MAX_QUOTE_CHARACTERS)
+            except _UNREADABLE as error:
+                # A number of thousands of digits, a date that is none and deep brackets are errors of their own.
+                words = " ".join(str(error).split()) or type(error).__name__
+                message = shortened(words, _MAX_QUOTE_CHARACTERS)
                 raise NoConnectionError(f"the kubeconfig {path} cannot be read: {message}") from None
             if not isinstance(document, dict):
                 raise NoConnectionError(f"the kubeconfig {path} is not a mapping")
@@ -128,6 +150,15 @@ class _Kubeconfig:
         if not server.startswith(("https://", "http://")):
             raise NoConnectionError(f"server of {cluster.title} is {server!r}; give a URL of http or https")
         certificate, authorization = self._credentials(user)
+        try:
+            has_user = urlsplit(server).username is not None
+            proxy = str(cluster.values.get("proxy-url") or "") or proxy_for(server, self.environment)
+        except ValueError as error:
+            raise NoConnectionError(f"server of {cluster.title} is {server!r}: {error}") from None
+        if has_user:
+            raise NoConnectionError(
+                f"server of {cluster.title} has a user in its URL, which messages would show; give the user a token"
+            )
         return Connection(
             server=server.rstrip("/"),
             namespace=str(context.values.get("namespace") or ""),
@@ -136,12 +167,13 @@ class _Kubeconfig:
             is_verified=not cluster.values.get("insecure-skip-tls-verify"),
             server_name=str(cluster.values.get("tls-server-name") or ""),
             certificate=certificate,
-            proxy=str(cluster.values.get("proxy-url") or "") or proxy_for(server, self.environment),
+            proxy=proxy,
         )
 
     def _entry(self, section: str, kind: str, name: object) -> _Entry:
         for folder, document in self.documents:
-            for item in document.get(section) or []:
+            items = document.get(section)
+            for item in items if isinstance(items, list) else []:
                 if isinstance(item, dict) and item.get("name") == name:
                     values = item.get(kind)
                     return _Entry(f"{kind} {name}", values if isinstance(values, dict) else {}, folder)
@@ -153,7 +185,10 @@ class _Kubeconfig:
         pem = user.pem("client-certificate")
         certificate = ClientCertificate(pem, user.pem("client-key")) if pem else None
         if values.get("token"):
-            return certificate, FixedAuthorization(f"Bearer {values['token']}")
+            try:
+                return certificate, FixedAuthorization(bearer(str(values["token"]), user.title))
+            except OSError as error:
+                raise NoConnectionError(str(error)) from None
         if values.get("tokenFile"):
             return certificate, TokenFile(user.folder / str(values["tokenFile"]))
         if values.get("username"):
@@ -170,6 +205,11 @@ class _Kubeconfig:
                 f"{user.title} has an auth-provider, which is not supported; use exec or token"
             )
         return certificate, FixedAuthorization()
+
+
+def _deepest_bracket(text: str) -> int:
+    depths = accumulate(1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
+    return max(depths, default=0)
 
 
 class CredentialPlugin:
@@ -191,11 +231,15 @@ class CredentialPlugin:
         """
         command = str(settings.get("command") or "")
         program = str(folder / command) if os.sep in command else command
-        self._arguments = [program, *(str(item) for item in settings.get("args") or [])]
+        self._arguments = [program, *(str(item) for item in _items(settings.get("args")))]
         self._api_version = str(settings.get("apiVersion") or "client.authentication.k8s.io/v1")
         request = {"apiVersion": self._api_version, "kind": "ExecCredential", "spec": {"interactive": False}}
         self._environment = dict(environment) | {"KUBERNETES_EXEC_INFO": json.dumps(request)}
-        self._environment |= {str(i.get("name")): str(i.get("value")) for i in settings.get("env") or []}
+        self._environment |= {
+            str(item.get("name")): str(item.get("value"))
+            for item in _items(settings.get("env"))
+            if isinstance(item, dict)
+        }
         self._now = now
         self._lock = threading.Lock()
         self._status: Mapping[str, Any] | None = None
@@ -207,7 +251,7 @@ class CredentialPlugin:
             OSError: the program failed, or its output is no ExecCredential.
         """
         token = self._current().get("token")
-        return f"Bearer {token}" if token else ""
+        return bearer(str(token), self._title) if token else ""
 
     def certificate(self) -> ClientCertificate | None:
         """Return the certificate that the plugin gives; None for none.
@@ -255,6 +299,8 @@ class CredentialPlugin:
             raise OSError(f"{title} did not end within {_PLUGIN_SECONDS:g} s") from None
         except OSError as error:
             raise OSError(f"{title} cannot be run: {error.strerror}") from None
+        except ValueError as error:  # a null character, or a variable whose name has an equals sign
+            raise OSError(f"{title} cannot be run: {error}") from None
         if done.returncode != 0:
             words = " ".join(done.stderr.decode(errors="replace").split())
             message = shortened(words, _MAX_QUOTE_CHARACTERS)
@@ -263,6 +309,10 @@ class CredentialPlugin:
             status = json.loads(done.stdout)["status"]
             # Read here, so that a time that cannot be read is reported as the plugin's fault.
             self._has_expired(status)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            return dict(status)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise OSError(f"{title} has printed no ExecCredential") from None
-        return dict(status)
+
+
+def _items(value: object) -> Sequence[object]:
+    return value if isinstance(value, list) else ()

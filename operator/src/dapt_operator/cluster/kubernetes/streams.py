@@ -5,7 +5,6 @@ The client's own requests have a limit on the whole answer; here only the wait f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Final
 from urllib.parse import urlencode
@@ -13,6 +12,7 @@ from urllib.parse import urlencode
 import urllib3
 
 from dapt_contract.version import PRODUCT_VERSION
+from dapt_operator.cluster.answers import reason_and_message
 from dapt_operator.cluster.kubernetes.client import CONNECT_SECONDS
 from dapt_operator.cluster.kubernetes.connection import Connection
 from dapt_operator.cluster.kubernetes.errors import ApiError, ApiUnavailableError
@@ -73,9 +73,4 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _refusal(path: str, status: int, content: bytes) -> ApiError:
-    try:
-        answer = json.loads(content)
-        reason, message = str(answer.get("reason") or ""), str(answer.get("message") or "")
-    except (ValueError, AttributeError):
-        reason, message = "", content.decode(errors="replace")[:200]
-    return ApiError(f"GET {path}", status, reason, message)
+    return ApiError(f"GET {path}", status, *reason_and_message(content))

@@ -13,6 +13,7 @@ pod that dies ends the run with all its pods, and the next run looks at no claim
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -83,7 +84,9 @@ class SliceBoard:
         record = self._from_earlier_run(corpus_slice, identity)
         if record is None:
             unfinished = self.folder / _SLICES / f".{corpus_slice.name}"
-            shutil.rmtree(unfinished, ignore_errors=True)
+            # Python removes folders by recursion, and somebody may have made some thousands deep.
+            with contextlib.suppress(RecursionError):
+                shutil.rmtree(unfinished, ignore_errors=True)
             record = read(unfinished)
             self._put(unfinished, corpus_slice)
         if record.failures or (may_fail and len(record.shown) >= MAX_SHOWN_BAD_RECORDS):

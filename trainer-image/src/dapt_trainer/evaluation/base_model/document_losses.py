@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from dapt_contract.base import Contract
+from dapt_contract.base import Contract, Count
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.measure import Side
 from dapt_contract.untrusted.regular_files import read_regular_below
@@ -39,7 +39,7 @@ class DocumentLoss(Contract):
 
     side: Side
     half: Half
-    tokens: int
+    tokens: Count
     """Scored tokens in the base model's tokenizer."""
     nats: float
     """Sum over the tokens."""
@@ -48,7 +48,8 @@ class DocumentLoss(Contract):
 def paired_error(measured: Sequence[DocumentLoss], base: Sequence[DocumentLoss]) -> float | None:
     """Return the standard error of the difference of two models' losses, in nats a token.
 
-    None where it cannot be estimated: under two documents with tokens, or a loss that is no finite number.
+    None where it cannot be estimated: under two documents with tokens, or losses whose sums or squares are no
+    finite numbers.
 
     Args:
         measured: losses of a model on the documents of one half.
@@ -70,10 +71,14 @@ def paired_error(measured: Sequence[DocumentLoss], base: Sequence[DocumentLoss])
     count = len(pairs)
     if count < 2 or not all(math.isfinite(difference) for difference, _ in pairs):
         return None
-    nats, tokens = math.fsum(difference for difference, _ in pairs), sum(own for _, own in pairs)
-    without = [(nats - difference) / (tokens - own) for difference, own in pairs]
-    mean = math.fsum(without) / count
-    return math.sqrt((count - 1) / count * math.fsum((ratio - mean) ** 2 for ratio in without))
+    try:
+        nats, tokens = math.fsum(difference for difference, _ in pairs), sum(own for _, own in pairs)
+        without = [(nats - difference) / (tokens - own) for difference, own in pairs]
+        mean = math.fsum(without) / count
+        error = math.sqrt((count - 1) / count * math.fsum((ratio - mean) ** 2 for ratio in without))
+    except OverflowError:
+        return None  # no double holds the sum or a square of losses of 1e160 nats
+    return error if math.isfinite(error) else None
 
 
 def _place(loss: DocumentLoss) -> tuple[Side, Half, int]:

@@ -10,6 +10,7 @@ from typing import Final
 
 from dapt_operator.api import names
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cluster.answers import stored_object
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.connection import Connection, service_account
 from dapt_operator.cluster.kubernetes.errors import ApiError, ApiUnavailableError, NoConnectionError
@@ -72,7 +73,7 @@ class ClusterAccess:
     def find(self, name: str) -> Manifest | None:
         """Return an adaptation as stored; None when there is none of this name."""
         with self._explained(f"read adaptation {name}"):
-            return self._client.get(_ADAPTATIONS.path(self.namespace, name), attempts=_ATTEMPTS)
+            return self._get(_ADAPTATIONS.path(self.namespace, name))
 
     def adaptations(self, *, all_namespaces: bool = False) -> list[JsonObject]:
         """Return the adaptations of the namespace, or of all, ordered by name."""
@@ -86,13 +87,14 @@ class ClusterAccess:
         """Create or change an adaptation so that it is as written, server-side, and return it as stored."""
         name = str(manifest["metadata"]["name"])
         with self._explained(f"write adaptation {name}"):
-            return self._client.apply(_ADAPTATIONS.path(self.namespace, name), manifest)
+            return stored_object(self._client.apply(_ADAPTATIONS.path(self.namespace, name), manifest))
 
     def change_spec(self, name: str, change: Manifest) -> Manifest:
         """Merge a change into the spec of an adaptation and return it as stored."""
         self.adaptation(name)
         with self._explained(f"write adaptation {name}"):
-            return self._client.merge(_ADAPTATIONS.path(self.namespace, name), {"spec": change})
+            path = _ADAPTATIONS.path(self.namespace, name)
+            return stored_object(self._client.merge(path, {"spec": change}))
 
     def watch(self, name: str, resource_version: str, seconds: int) -> Iterator[bytes]:
         """Yield the events of a watch on one adaptation, each a line of JSON, until the server ends the watch.
@@ -115,7 +117,7 @@ class ClusterAccess:
     def pods(self, adaptation: Manifest) -> list[JsonObject]:
         """Return the pods of an adaptation, oldest first."""
         metadata = adaptation["metadata"]
-        selector = f"{names.LABEL_NAME}={metadata['name']},{names.LABEL_UID}={metadata['uid']}"
+        selector = f"{names.LABEL_NAME}={metadata['name']},{names.LABEL_UID}={metadata.get('uid', '')}"
         pods = self._list(KINDS["Pod"].collection(self.namespace), "list pods", {"labelSelector": selector})
         return sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp") or ""))
 
@@ -163,7 +165,7 @@ class ClusterAccess:
         """
         if name is not None:
             with self._explained(f"read profile {name}"):
-                found = self._client.get(KINDS["AdaptationProfile"].path(None, name), attempts=_ATTEMPTS)
+                found = self._get(KINDS["AdaptationProfile"].path(None, name))
             if found is None:
                 raise UserError(
                     f"spec.profile: {name!r} is not in the cluster; there are: {self._profile_names()}; name one"
@@ -188,10 +190,14 @@ class ClusterAccess:
     def _profile_names(self) -> str:
         return ", ".join(sorted(str(item["metadata"]["name"]) for item in self._profiles())) or "none"
 
+    def _get(self, path: str) -> Manifest | None:
+        found = self._client.get(path, attempts=_ATTEMPTS)
+        return None if found is None else stored_object(found)
+
     def _list(self, path: str, what: str, query: Mapping[str, str] | None = None) -> list[JsonObject]:
         with self._explained(what):
             return [
-                dict(item)
+                dict(stored_object(item))
                 for page in self._client.pages(path, query, attempts=_ATTEMPTS)
                 for item in page.get("items") or []
             ]
@@ -210,6 +216,10 @@ class ClusterAccess:
         except ApiError as error:
             error_class = NoAnswerError if error.status in (401, 403) else UserError
             raise error_class(f"cannot {what} in namespace {self.namespace}: {_reason(error)}") from None
+        except ValueError as error:
+            raise NoAnswerError(
+                f"cannot {what}: {error}; check that {self.connection.server} is the API server of a cluster"
+            ) from None
 
 
 def _reason(error: ApiError) -> str:
@@ -244,4 +254,9 @@ def open_cluster(options: ClusterOptions, environment: Mapping[str, str] = os.en
                 " folders of this machine"
             ) from None
         connection = account
-    return ClusterAccess(connection, options.namespace)
+    try:
+        return ClusterAccess(connection, options.namespace)
+    except NoConnectionError as error:
+        raise UserError(
+            f"no cluster to ask: {error}; correct the kubeconfig, or choose another context"
+        ) from None

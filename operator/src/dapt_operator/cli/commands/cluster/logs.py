@@ -13,6 +13,7 @@ from dapt_operator.cli.commands.cluster.access import ClusterAccess
 from dapt_operator.cli.commands.cluster.overview import status_of
 from dapt_operator.cli.display.stage_rows import stage_title
 from dapt_operator.cli.errors import UserError
+from dapt_operator.cluster.answers import whole_number
 from dapt_operator.stage_run import JsonObject, Manifest
 
 
@@ -96,8 +97,9 @@ def _run(pod: Manifest) -> str:
 def _rank(pod: Manifest) -> int:
     metadata = pod["metadata"]
     for values in (metadata.get("annotations") or {}, metadata.get("labels") or {}):
-        if str(values.get(COMPLETION_INDEX, "")).isdigit():
-            return int(values[COMPLETION_INDEX])
+        rank = whole_number(values.get(COMPLETION_INDEX, ""))
+        if rank is not None:
+            return rank
     return 0
 
 

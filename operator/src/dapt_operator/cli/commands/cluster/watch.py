@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -18,6 +17,7 @@ from dapt_operator.cli.display.screen import Screen
 from dapt_operator.cli.display.stage_rows import Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.signals import StopFlag
+from dapt_operator.cluster.answers import decoded_object, stored_object
 from dapt_operator.cluster.kubernetes.errors import ApiError, ApiUnavailableError
 from dapt_operator.stage_run import Manifest
 
@@ -89,9 +89,9 @@ def _read(
         while not stopped.is_set():
             try:
                 for line in access.watch(name, version, WATCH_SECONDS):
-                    event = json.loads(line)
+                    event = decoded_object(line)
                     if event.get("type") in ("ADDED", "MODIFIED"):
-                        put(event["object"])
+                        put(stored_object(event.get("object")))
                     elif event.get("type") == "DELETED":
                         put(None)
                         return
@@ -112,7 +112,7 @@ def _read(
             put(found)
     except UserError as error:
         put(error)
-    except (ApiError, ValueError, KeyError) as error:
+    except (ApiError, ValueError) as error:
         put(UserError(f"cannot watch adaptation {name}: {error}; try again"))
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from dapt_contract.pod.environment import COMPLETION_INDEX
 from dapt_operator.api.names import GROUP, LABEL_NAME, LABEL_RUN, LABEL_UID
 from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
+from dapt_operator.cluster.answers import whole_number
 from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.cluster.port import Key
 from dapt_operator.launchers.labels import controller_of, orphan_of
@@ -187,5 +188,4 @@ def _target(pod: Manifest, key: Key) -> Target | None:
 
 def version_of(value: object) -> int:
     """Return a resource version as a number; 0 for none."""
-    text = str(value or "")
-    return int(text) if text.isdigit() else 0
+    return whole_number(str(value or "")) or 0

@@ -9,6 +9,7 @@ from typing import Final
 
 from dapt_contract.pod.failure import ExitCode
 from dapt_operator.api.names import LABEL_FENCE, LABEL_RUN
+from dapt_operator.cluster.answers import whole_number
 from dapt_operator.launchers.labels import QUEUE_LABEL, template_labels
 from dapt_operator.launchers.observe.containers import (
     exit_code_of,
@@ -140,5 +141,4 @@ def _completions(job: Manifest) -> int:
 
 
 def _fence(job: Manifest) -> int:
-    fence = _labels(job).get(LABEL_FENCE, "")
-    return int(fence) if fence.isdigit() else 0
+    return whole_number(_labels(job).get(LABEL_FENCE, "")) or 0
