@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dapt_contract.sentences import shortened
 from dapt_operator.cluster.kubernetes.connection import (
@@ -49,8 +49,8 @@ def load_kubeconfig(environment: Mapping[str, str] = os.environ, context: str | 
 
 
 def has_kubeconfig(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a file is there that `load_kubeconfig` would read."""
-    return any(path.is_file() for path in _paths(environment))
+    """Return whether something is there that `load_kubeconfig` would read, or refuse; a pipe counts too."""
+    return any(path.exists() for path in _paths(environment))
 
 
 def _paths(environment: Mapping[str, str]) -> list[Path]:
@@ -99,7 +99,7 @@ class _Kubeconfig:
             except FileNotFoundError:
                 continue  # kubectl skips the files of KUBECONFIG that do not exist, too
             except (OSError, UnicodeDecodeError, YAMLError) as error:
-                message = shortened(" ".join(str(error).split()), _MAX_QUOTE_CHARACTERS)
+                message = shortened(_reason(error), _MAX_QUOTE_CHARACTERS)
                 raise NoConnectionError(f"the kubeconfig {path} cannot be read: {message}") from None
             if not isinstance(document, dict):
                 raise NoConnectionError(f"the kubeconfig {path} is not a mapping")
@@ -145,7 +145,16 @@ class _Kubeconfig:
                 if isinstance(item, dict) and item.get("name") == name:
                     values = item.get(kind)
                     return _Entry(f"{kind} {name}", values if isinstance(values, dict) else {}, folder)
-        raise NoConnectionError(f"the kubeconfig {self.paths[0]} has no {kind} {name}")
+        names = [
+            str(item.get("name"))
+            for _, document in self.documents
+            for item in document.get(section) or []
+            if isinstance(item, dict)
+        ]
+        known = shortened(", ".join(names), _MAX_QUOTE_CHARACTERS)
+        raise NoConnectionError(
+            f"the kubeconfig {self.paths[0]} has no {kind} {name}; it has {known or f'no {kind} at all'}"
+        )
 
     def _credentials(self, user: _Entry) -> tuple[ClientCertificate | None, Authorization]:
         """Return how the user proves who they are; the first of token, file, password and plugin that is there."""
@@ -170,6 +179,15 @@ class _Kubeconfig:
                 f"{user.title} has an auth-provider, which is not supported; use exec or token"
             )
         return certificate, FixedAuthorization()
+
+
+def _reason(error: Exception) -> str:
+    """Return on one line why a file cannot be read, without what Python adds to it."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
 
 
 class CredentialPlugin:
