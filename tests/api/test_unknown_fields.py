@@ -153,13 +153,13 @@ def test_the_advice_of_the_issue_is_word_for_word() -> None:
             "spec/finetuning/lora",
             True,
             "unknown field here; it is known as spec.finetuning.method.lora, which takes a block with the fields rank,"
-            " alpha, dropout and targets and has to go with the fields around it; correct and move it, or remove it",
+            " alpha, dropout and targets and must agree with the fields around it; correct and move it, or remove it",
         ),
         (
             "spec/pretraining/budget/epoch",
             "many",
-            "unknown field; nearest known name is 'epochs', which takes a number above 0 and at most 1000 and has to go"
-            " with the fields around it; correct and rename it, or remove it",
+            "unknown field; nearest known name is 'epochs', which takes a number above 0 and at most 1000 and must"
+            " agree with the fields around it; correct and rename it, or remove it",
         ),
     ],
 )
@@ -186,7 +186,7 @@ def test_a_place_that_breaks_a_rule_is_not_proposed() -> None:
     assert problem.advice is None
     assert problem.message == (
         "unknown field here; it is known as spec.pretraining.method.lora, which takes a block with the fields rank,"
-        " alpha, dropout and targets and has to go with the fields around it; correct and move it, or remove it"
+        " alpha, dropout and targets and must agree with the fields around it; correct and move it, or remove it"
     )
 
 

@@ -515,6 +515,13 @@ def test_kind_that_is_no_text_is_refused(kind: str) -> None:
     assert "is not accepted; write DomainAdaptation or AdaptationProfile" in problem
 
 
+def test_missing_metadata_is_asked_for_without_the_fields_of_the_api_server() -> None:
+    assert problems("apiVersion: dapt.dev/v1alpha1\nkind: DomainAdaptation\nmetadata:\nspec: {}\n")[0] == (
+        "metadata (line 3): missing, but required; add it: a block with the fields name, namespace, labels and"
+        " annotations"
+    )
+
+
 def test_a_document_that_is_no_block() -> None:
     assert problems("[1, 2]") == [
         "document (line 1): a document must be a block with apiVersion, kind, metadata and spec"

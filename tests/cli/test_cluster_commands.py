@@ -200,7 +200,12 @@ def test_another_context_brings_its_namespace(api: ApiDouble, call: Any) -> None
     assert call("status", "--context", "there")[2][0].startswith(
         "dapt: no adaptation in namespace elsewhere;"
     )
-    assert call("status", "--context", "nowhere")[2][0].startswith("dapt: no cluster to ask: the kubeconfig")
+    [message] = call("status", "--context", "nowhere")[2]
+    assert message.startswith("dapt: no cluster to ask: the kubeconfig")
+    assert message.endswith(
+        "; set KUBECONFIG to a file that can be used, or work on this machine with `dapt run` and the option --local"
+        " of status, report and rejudge"
+    )
 
 
 def test_a_missing_right_is_reported_with_the_servers_message(api: ApiDouble, call: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 from dapt_operator.cluster.kubernetes import NoConnectionError
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.connection import TokenFile, proxy_for, service_account
-from dapt_operator.cluster.kubernetes.kubeconfig import CredentialPlugin, load_kubeconfig
+from dapt_operator.cluster.kubernetes.kubeconfig import CredentialPlugin, has_kubeconfig, load_kubeconfig
 from support.api_double import ApiDouble, Odd
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -205,7 +205,12 @@ def test_kubeconfig_that_cannot_be_used_is_reported(
 def test_kubeconfig_that_is_no_yaml_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "config"
     path.write_text("a: [")
-    with pytest.raises(NoConnectionError, match=r"^the kubeconfig .*/config cannot be read: "):
+    with pytest.raises(
+        NoConnectionError, match=r"^the kubeconfig .*/config cannot be read: not valid YAML in line 1: .+"
+    ):
+        load(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(NoConnectionError, match=r"/config cannot be read: not UTF-8 text$"):
         load(path)
     path.write_text("- a")
     with pytest.raises(NoConnectionError, match="is not a mapping"):
@@ -269,6 +274,18 @@ def test_token_file_is_a_regular_file_with_a_token(tmp_path: Path) -> None:
     for name in ("pipe", "binary", "lines", "null\0", "missing"):
         with pytest.raises(OSError, match=r"token|regular|No such file"):
             TokenFile(tmp_path / name).header()
+
+
+def test_kubeconfig_that_is_a_folder_is_reported(tmp_path: Path) -> None:
+    assert has_kubeconfig({"KUBECONFIG": str(tmp_path)})
+    with pytest.raises(NoConnectionError, match=r"^the kubeconfig .* cannot be read: Is a directory$"):
+        load(tmp_path)
+
+
+def test_context_that_is_missing_is_reported_with_those_that_exist(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path)
+    with pytest.raises(NoConnectionError, match=r"has no context nowhere; it has x$"):
+        load_kubeconfig({"KUBECONFIG": str(path)}, "nowhere")
 
 
 # --- a credential plugin ---

@@ -287,6 +287,12 @@ def test_estimate_of_a_corpus_that_fits_its_method_has_no_warnings() -> None:
     assert of({"pretraining": {"method": {"lora": {}}}}, None, None, 500_000_000).warnings == ()
 
 
+def test_hundreds_of_passes_over_the_same_text_are_counted_in_whole_numbers() -> None:
+    over = {"pretraining": {"budget": {"steps": None, "epochs": 675}}}
+    messages = of(over, None, None, 500_000_000, general_tokens=10_000_000_000).warnings
+    assert any("reads the 500 M domain tokens 675 times;" in message for message in messages)
+
+
 def test_many_passes_over_the_same_text_are_warned_about() -> None:
     over = {"pretraining": {"budget": {"steps": None, "epochs": 6}}}
     found = of(over, None, None, 500_000_000, general_tokens=10_000_000)

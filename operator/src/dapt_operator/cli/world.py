@@ -46,7 +46,14 @@ RunsDir = Annotated[
     ),
 ]
 Output = Annotated[
-    str, typer.Option("--output", "-o", metavar="text|json", help="Format of what is shown. Default: text.")
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="text|json",
+        help="Format of what is shown. Default: text.",
+        show_default=False,
+    ),
 ]
 
 

@@ -14,6 +14,8 @@ from dapt_operator.api.validation.yaml_source import Path
 
 _SHOWN_CHARACTERS = 60
 _SHOWN_LINES = 5
+_LAST_OWN_METADATA = "annotations"
+"""The fields of metadata after this one are written by the API server; nobody adds them to a manifest."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_./-]{1,60}")
 
 
@@ -111,6 +113,8 @@ def accepted_text(schema: dict[str, Any], value: object = None) -> str:
         return f"a list{_count_text(schema.get('minItems', 0), schema.get('maxItems'), 'items')}"
     if kind == "object":
         names = list(schema.get("properties", {}))
+        if "managedFields" in names:
+            names = names[: names.index(_LAST_OWN_METADATA) + 1]
         return f"a block with {_listed(names)}" if names else "an empty block, {}"
     if schema.get("x-kubernetes-int-or-string"):
         return "a whole number, or a Kubernetes quantity in quotes, such as '500m' or '0.5'"

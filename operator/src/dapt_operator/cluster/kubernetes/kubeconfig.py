@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dapt_contract.sentences import shortened
 from dapt_operator.cluster.kubernetes.connection import (
@@ -66,8 +66,8 @@ def load_kubeconfig(environment: Mapping[str, str] = os.environ, context: str | 
 
 
 def has_kubeconfig(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a file is there that `load_kubeconfig` would read."""
-    return any(path.is_file() for path in _paths(environment))
+    """Return whether something is there that `load_kubeconfig` would read, or refuse; a pipe counts too."""
+    return any(path.exists() for path in _paths(environment))
 
 
 def _paths(environment: Mapping[str, str]) -> list[Path]:
@@ -120,8 +120,7 @@ class _Kubeconfig:
                 continue  # kubectl skips the files of KUBECONFIG that do not exist, too
             except _UNREADABLE as error:
                 # A number of thousands of digits, a date that is none and deep brackets are errors of their own.
-                words = " ".join(str(error).split()) or type(error).__name__
-                message = shortened(words, _MAX_QUOTE_CHARACTERS)
+                message = shortened(_reason(error), _MAX_QUOTE_CHARACTERS)
                 raise NoConnectionError(f"the kubeconfig {path} cannot be read: {message}") from None
             if not isinstance(document, dict):
                 raise NoConnectionError(f"the kubeconfig {path} is not a mapping")
@@ -171,13 +170,20 @@ class _Kubeconfig:
         )
 
     def _entry(self, section: str, kind: str, name: object) -> _Entry:
+        names = []
         for folder, document in self.documents:
             items = document.get(section)
             for item in items if isinstance(items, list) else []:
-                if isinstance(item, dict) and item.get("name") == name:
+                if not isinstance(item, dict):
+                    continue
+                if item.get("name") == name:
                     values = item.get(kind)
                     return _Entry(f"{kind} {name}", values if isinstance(values, dict) else {}, folder)
-        raise NoConnectionError(f"the kubeconfig {self.paths[0]} has no {kind} {name}")
+                names.append(str(item.get("name")))
+        known = shortened(", ".join(names), _MAX_QUOTE_CHARACTERS)
+        raise NoConnectionError(
+            f"the kubeconfig {self.paths[0]} has no {kind} {name}; it has {known or f'no {kind} at all'}"
+        )
 
     def _credentials(self, user: _Entry) -> tuple[ClientCertificate | None, Authorization]:
         """Return how the user proves who they are; the first of token, file, password and plugin that is there."""
@@ -210,6 +216,16 @@ class _Kubeconfig:
 def _deepest_bracket(text: str) -> int:
     depths = accumulate(1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
     return max(depths, default=0)
+
+
+def _reason(error: Exception) -> str:
+    """Return on one line why a file cannot be read, without what Python adds to it."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"not valid YAML in line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    text = error.strerror if isinstance(error, OSError) else None
+    return text or " ".join(str(error).split()) or type(error).__name__
 
 
 class CredentialPlugin:

@@ -245,7 +245,8 @@ def _items(spec: DomainAdaptationSpec, known: Mapping[str, int]) -> Iterator[str
 def _passes(tokens: int | None, trained_tokens: float, side: str) -> Iterator[str]:
     if not tokens or trained_tokens / tokens <= MOST_PASSES:
         return
+    passes = trained_tokens / tokens
     yield (
-        f"training reads the {count(tokens)} {side} tokens {trained_tokens / tokens:.1f} times; beyond"
+        f"training reads the {count(tokens)} {side} tokens {passes:,.{0 if passes >= 100 else 1}f} times; beyond"
         f" {MOST_PASSES:g} times repeated text is worth little: use more text or a smaller budget"
     )

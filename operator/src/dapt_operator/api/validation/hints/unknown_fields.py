@@ -156,7 +156,7 @@ def _not_accepted(field: UnknownField, place: Path, known: str, verb: str) -> st
         schema_at(field.schema, tuple(0 if part == ANY_ITEM else part for part in place))
     )
     return (
-        f"{begin}; {known}, which takes {accepted} and has to go with the fields around it; correct and {verb} it, or"
+        f"{begin}; {known}, which takes {accepted} and must agree with the fields around it; correct and {verb} it, or"
         " remove it"
     )
 

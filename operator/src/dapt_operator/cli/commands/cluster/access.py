@@ -250,8 +250,8 @@ def open_cluster(options: ClusterOptions, environment: Mapping[str, str] = os.en
             account = service_account(environment)
         if account is None or options.context is not None:
             raise UserError(
-                f"no cluster to ask: {error}; set KUBECONFIG to a file that can be used, or give --local for runs in"
-                " folders of this machine"
+                f"no cluster to ask: {error}; set KUBECONFIG to a file that can be used, or work on this machine with"
+                " `dapt run` and the option --local of status, report and rejudge"
             ) from None
         connection = account
     try:
