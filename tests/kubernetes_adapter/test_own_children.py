@@ -66,6 +66,19 @@ def foreign_pod(of: dict[str, Any], **changes: Any) -> dict[str, Any]:
 # --- pods ---
 
 
+@pytest.mark.parametrize("name", ["theirs", "{job}-0-abcde-0-abcde", "{job}x-0", "{job}-0-ABCDE", "{job}"])
+def test_pod_that_our_job_has_adopted_does_not_reach_the_planner(adapter: Adapter, name: str) -> None:
+    """The Job controller adopts whatever has the labels of its pods; those that it makes have its name."""
+    of = job(run=RUN)
+    adapter.store.put(of)
+    adapter.store.put(pod(of, 1))
+    adopted = pod(of, 0, uid="theirs", phase="Failed", ended={"exitCode": 64})
+    adopted["metadata"]["name"] = name.format(job=of["metadata"]["name"])
+    adapter.store.put(adopted)
+    children = adapter.cluster.observe(KEY).children
+    assert [item["metadata"]["uid"] for item in children.pods] == [f"pod-{RUN.name}-1"]
+
+
 def test_pod_of_another_job_does_not_reach_the_planner(adapter: Adapter) -> None:
     of = job(run=RUN)
     adapter.store.put(of)

@@ -107,7 +107,7 @@ def test_forbidden_namespace_stops_no_other_namespace(in_two: Lists, double: Api
 
 def test_answer_that_is_no_list_harms_its_own_list_alone(everywhere: Lists, double: ApiDouble) -> None:
     add(double, adaptation())
-    double.odd("GET .*/pods", Odd(200, {}, b'{"metadata": {}, "items": [7]}'))
+    double.odd("GET .*/pods", *[Odd(200, {}, b'{"metadata": {}, "items": [7]}')] * 4)
     assert everywhere.listed() == {KEY}
     (failure,) = everywhere.resync.failures()
     assert failure.kind == "Pod"

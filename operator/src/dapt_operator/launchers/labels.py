@@ -118,8 +118,17 @@ def orphan_of(pod: Manifest) -> OrphanPod | None:
     name = str(metadata.get("name") or "")
     # The longer one first: it begins with the other.
     job = child if has_owner or name.startswith(f"{child}-") else holder
-    is_named_by_job = name.startswith(job) and _POD_SUFFIX.fullmatch(name.removeprefix(job))
-    return OrphanPod(name, identity, holder) if is_named_by_job else None
+    return OrphanPod(name, identity, holder) if _is_named_by(job, name) else None
+
+
+def is_named_by_its_job(pod: Manifest) -> bool:
+    """Whether a pod has a name that the Job which controls it gives. One that the Job has adopted has another."""
+    name = str((pod.get("metadata") or {}).get("name") or "")
+    return _is_named_by(str(controller_of(pod).get("name") or ""), name)
+
+
+def _is_named_by(job: str, pod: str) -> bool:
+    return pod.startswith(job) and _POD_SUFFIX.fullmatch(pod.removeprefix(job)) is not None
 
 
 def child_job_name(jobset: str) -> str:

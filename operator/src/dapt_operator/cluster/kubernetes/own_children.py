@@ -23,7 +23,13 @@ from dapt_operator.cluster.kubernetes.cache.store import ResourceWithChildren, S
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.polls.targets import run_of
 from dapt_operator.cluster.kubernetes.resources import KINDS
-from dapt_operator.launchers.labels import child_job_name, controller_of, held_run, orphan_of
+from dapt_operator.launchers.labels import (
+    child_job_name,
+    controller_of,
+    held_run,
+    is_named_by_its_job,
+    orphan_of,
+)
 from dapt_operator.launchers.observe.run_states import job_uid_of
 from dapt_operator.stage_run import Manifest
 
@@ -77,7 +83,8 @@ class ChildrenFilter:
         """
         if cached.resource is None:
             return None
-        owned = [pod for pod in cached.pods if job_uid_of(pod)]
+        # The Job controller adopts pods that somebody made with the labels of its own, whatever their name.
+        owned = [pod for pod in cached.pods if job_uid_of(pod) and is_named_by_its_job(pod)]
         jobs = (*cached.jobs, *self._hidden_runs(cached.resource, cached.jobs, launcher))
         orphans = tuple(_orphans(cached.pods, {str(job["metadata"]["name"]) for job in jobs}))
         child_jobs = {}
