@@ -58,7 +58,7 @@ def child_of(job_set: dict[str, Any], uid: str = "child-1") -> dict[str, Any]:
 def foreign_pod(of: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A pod with all labels of ours, of somebody else's Job."""
     found = pod(of, 0, uid="theirs", **changes)
-    found["metadata"]["name"] = "theirs"
+    found["metadata"]["name"] = f"{of['metadata']['name']}-0-zzzzz"
     found["metadata"]["ownerReferences"][0]["uid"] = "self-made"
     return found
 
@@ -72,9 +72,12 @@ def test_pod_that_our_job_has_adopted_does_not_reach_the_planner(adapter: Adapte
     of = job(run=RUN)
     adapter.store.put(of)
     adapter.store.put(pod(of, 1))
+    lives = pod(of, 0, uid="lives", address="10.0.0.9")
     adopted = pod(of, 0, uid="theirs", phase="Failed", ended={"exitCode": 64})
-    adopted["metadata"]["name"] = name.format(job=of["metadata"]["name"])
-    adapter.store.put(adopted)
+    for number, item in enumerate((lives, adopted)):
+        item["metadata"]["name"] = name.format(job=of["metadata"]["name"]) + number * "-"
+        adapter.store.put(item)
+    assert adapter.store.targets() == ()
     children = adapter.cluster.observe(KEY).children
     assert [item["metadata"]["uid"] for item in children.pods] == [f"pod-{RUN.name}-1"]
 

@@ -14,7 +14,7 @@ from dapt_operator.api.v1alpha1.profile import DEFAULT_PROFILE_ANNOTATION
 from dapt_operator.cluster.answers import whole_number
 from dapt_operator.cluster.kubernetes.cache.projection import project
 from dapt_operator.cluster.port import Key
-from dapt_operator.launchers.labels import controller_of, orphan_of
+from dapt_operator.launchers.labels import controller_of, is_named_by_its_job, orphan_of
 from dapt_operator.launchers.observe.containers import has_ended
 from dapt_operator.stage_run import HOLDER_KINDS, JsonObject, Manifest
 
@@ -126,7 +126,7 @@ def entry_of(body: Manifest) -> Entry | None:
         owner_uid=owner_uid,
         run=labels.get(LABEL_RUN, ""),
         has_ended=kind == "Pod" and has_ended(body),
-        target=_target(body, key) if kind == "Pod" else None,
+        target=_target(body, key) if kind == "Pod" and is_named_by_its_job(body) else None,
     )
 
 
