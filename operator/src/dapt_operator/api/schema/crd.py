@@ -302,8 +302,8 @@ def adaptation_definition() -> dict[str, Any]:
     """Return the CustomResourceDefinition of DomainAdaptation, as data."""
     schema = object_schema(StoredAdaptation)
     spec = schema["properties"]["spec"]
-    # One writer writes it as a whole. To note who owns which of its fields took the API server a quarter of the time of
-    # each write of a status, and two of five bytes of each object.
+    # One writer writes it as a whole. To note who owns which of its fields took a fifth of the bytes of a new object,
+    # and time of the API server at each write.
     schema["properties"]["status"]["x-kubernetes-map-type"] = "atomic"
     spec["x-kubernetes-validations"] = [_unless_stored(rule) for rule in spec["x-kubernetes-validations"]]
     status = schema["properties"]["status"]
