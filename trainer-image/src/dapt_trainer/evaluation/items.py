@@ -22,14 +22,11 @@ from typing import Literal
 from dapt_contract.base import Contract
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.measure import Score, Side
-from dapt_contract.untrusted.regular_files import read_regular_below
-from dapt_trainer.digests import changed_file
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.base_model.record_lines import read_records, record_lines, records_digest
 
 MIN_ITEMS_FOR_HALVES = 200
 """Fewer items are not divided into halves, whose scores would be too noisy."""
-MAX_ITEMS_BYTES = 1024**3
-"""Of a file of items; a few million of them have half of that."""
 
 
 class Item(Contract):
@@ -164,39 +161,14 @@ def write_items(path: Path, items: Iterable[Item]) -> None:
     Raises:
         OSError: the volume is full or read-only.
     """
-    write_bytes_atomically(path, _content(items))
+    write_bytes_atomically(path, record_lines(items))
 
 
 def items_digest(items: Iterable[Item]) -> str:
     """Return the hexadecimal SHA-256 of the file that `write_items` writes."""
-    return hashlib.sha256(_content(items)).hexdigest()
-
-
-def _content(items: Iterable[Item]) -> bytes:
-    return "".join(item.model_dump_json() + "\n" for item in items).encode()
+    return records_digest(items)
 
 
 def read_items(work: Path, name: str, expected_digest: str = "") -> tuple[Item, ...]:
-    """Read what `write_items` wrote.
-
-    Args:
-        work: root of the work volume.
-        name: of the file, relative to it. A link or a pipe in its way is not opened: a report names it, and whoever
-            writes to the volume can write one.
-        expected_digest: its `items_digest`; empty: it is not known, and the file is read unchecked.
-
-    Raises:
-        InputError: the file is missing or damaged, or it is not the one that was written.
-    """
-    path = work / name
-    try:
-        content = read_regular_below(work, name, MAX_ITEMS_BYTES)
-        found = hashlib.sha256(content).hexdigest()
-        if expected_digest and found != expected_digest:
-            raise changed_file(path, found, expected_digest)
-        # Not `splitlines`: an answer may hold U+2028 and other characters that it takes for line breaks.
-        return tuple(Item.model_validate_json(line) for line in content.split(b"\n") if line)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: the base model's items cannot be read ({type(error).__name__}); run baseline again"
-        ) from error
+    """Read what `write_items` wrote; arguments and errors are those of `read_records`."""
+    return read_records(work, name, Item, "items", expected_digest)

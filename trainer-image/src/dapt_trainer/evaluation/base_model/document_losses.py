@@ -14,7 +14,6 @@ Most of what makes a document hard is hard for both models, so the paired error 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,15 +22,12 @@ from typing import Final
 from dapt_contract.base import Contract, Count
 from dapt_contract.envelope import write_bytes_atomically
 from dapt_contract.measure import Side
-from dapt_contract.untrusted.regular_files import read_regular_below
 from dapt_trainer.data.packing.held_out import Half
-from dapt_trainer.digests import changed_file
 from dapt_trainer.errors import InputError
+from dapt_trainer.evaluation.base_model.record_lines import read_records, record_lines, records_digest
 
 LOSSES: Final = "losses.jsonl"
 """Name of the file in the folder of the baseline's run."""
-MAX_LOSSES_BYTES: Final = 1024**3
-"""Of that file; ten million documents have less."""
 
 
 class DocumentLoss(Contract):
@@ -91,37 +87,14 @@ def write_losses(path: Path, losses: Iterable[DocumentLoss]) -> None:
     Raises:
         OSError: the volume is full or read-only.
     """
-    write_bytes_atomically(path, _content(losses))
+    write_bytes_atomically(path, record_lines(losses))
 
 
 def losses_digest(losses: Iterable[DocumentLoss]) -> str:
     """Return the hexadecimal SHA-256 of the file that `write_losses` writes."""
-    return hashlib.sha256(_content(losses)).hexdigest()
-
-
-def _content(losses: Iterable[DocumentLoss]) -> bytes:
-    return "".join(loss.model_dump_json() + "\n" for loss in losses).encode()
+    return records_digest(losses)
 
 
 def read_losses(work: Path, name: str, expected_digest: str) -> tuple[DocumentLoss, ...]:
-    """Read what `write_losses` wrote.
-
-    Args:
-        work: root of the work volume.
-        name: of the file, relative to it; no link or pipe in its way is opened.
-        expected_digest: its `losses_digest`.
-
-    Raises:
-        InputError: the file is missing or damaged, or it is not the one that was written.
-    """
-    path = work / name
-    try:
-        content = read_regular_below(work, name, MAX_LOSSES_BYTES)
-        found = hashlib.sha256(content).hexdigest()
-        if found != expected_digest:
-            raise changed_file(path, found, expected_digest)
-        return tuple(DocumentLoss.model_validate_json(line) for line in content.split(b"\n") if line)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: the base model's losses cannot be read ({type(error).__name__}); run baseline again"
-        ) from error
+    """Read what `write_losses` wrote; arguments and errors are those of `read_records`."""
+    return read_records(work, name, DocumentLoss, "losses", expected_digest)
