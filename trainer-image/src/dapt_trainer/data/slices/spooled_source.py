@@ -24,7 +24,6 @@ import numpy.typing as npt
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource, source_label
 from dapt_trainer.data.dedup.minhash import BAND_MEMORY_BYTES, HASHES, Signatures, find_repeats
-from dapt_trainer.data.packing.data_manifest import TokenType
 from dapt_trainer.data.packing.shards import Integer, Integers, mapped_array
 from dapt_trainer.data.reading.text_batches import Counts
 from dapt_trainer.data.text import Hashes
@@ -184,23 +183,6 @@ class SpooledSource:
     def repeats(self) -> int:
         """Return how many of its documents are near-duplicates of earlier ones."""
         return 0 if self.is_repeat is None else int(self.is_repeat.sum())
-
-
-@dataclass(frozen=True)
-class ReadingRules:
-    """Holds what decides about a document."""
-
-    seed: int
-    deduplicate: bool
-    held_out_fraction: float
-    bad_records_max_fraction: float
-    token_type: TokenType
-    special_tokens: int
-    """Number of a document's special tokens: end-of-text, and begin-of-text where there is one."""
-    tasks: tuple[str, ...]
-    """Names of the tasks that contamination is counted by."""
-    keeps_texts: bool = False
-    """Whether the texts of kept documents are spooled too: an extended tokenizer has to read them again."""
 
 
 def mark_repeats(
