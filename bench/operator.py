@@ -223,7 +223,7 @@ def requests(plane: ControlPlane, times: int = 5) -> None:
 
 
 def transitions(plane: ControlPlane, present: int, lives: int = 40, between_seconds: float = 2.0) -> None:
-    """With so many resources present: from a stage's last pod succeeded to the next stage's Job.
+    """With `present` resources: from a stage's last pod succeeded to the next stage's Job.
 
     Stages end at once, so a life begun every two seconds is four stages a second, which takes half of two cores, most
     of it for the API server and the Job controller. At four times the pace the machine is full and the figure would be

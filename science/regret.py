@@ -128,7 +128,7 @@ def planted(
     the best within the limit of 15 %, the seventh is just over it.
 
     Args:
-        noise_nats: standard error of each reading, drawn anew for each candidate, side and half.
+        noise_nats: standard error of each reading, drawn again for each candidate, side and half.
         with_errors: whether dapt knows the errors; without them a further candidate passes by its reading.
         confidence: `gates.confidence`.
         draws: adaptations.

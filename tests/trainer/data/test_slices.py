@@ -72,7 +72,7 @@ class Stopper(Board):
         self._work, self._slices = work, slices
 
     def stop_requested(self) -> bool:
-        """Return whether so many slices are finished."""
+        """Return whether this number of slices is finished."""
         return len(list(self._work.glob("stages/*/*/corpus/slices/*/slice.json"))) >= self._slices
 
 

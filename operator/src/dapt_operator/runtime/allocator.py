@@ -19,7 +19,7 @@ LARGE_BYTES: Final = 256 * 1024
 
 
 def keep_little() -> bool:
-    """Limit what the allocator keeps; return whether it can be told. Call it before other threads start."""
+    """Limit what the allocator keeps; return whether it accepts that. Call it before other threads start."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):

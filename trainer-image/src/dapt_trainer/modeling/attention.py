@@ -202,7 +202,7 @@ def flatten_rows(rows: Sequence[Row]) -> Batch:
     # transformers would else compute the borders in every layer, each time waiting for the accelerator, and only for
     # a batch of one row.
     borders = torch.cat([starts, torch.tensor([len(positions_n)])]).to(torch.int32)
-    # Compiled blocks are compiled anew for each size, so both are rounded up to one of few. The documents between the
+    # Blocks are compiled again for each size, so both are rounded up to one of few. The documents between the
     # last border and its copies are empty, and kernels skip what is past a document's end.
     longest = _next_power_of_two(int((borders[1:] - borders[:-1]).max()))
     missing = max(FEWEST_BORDERS, _next_power_of_two(len(borders))) - len(borders)

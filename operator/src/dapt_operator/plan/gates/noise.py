@@ -15,7 +15,7 @@ from dapt_contract.measure import Side, SidePerplexity
 from dapt_operator.number_format import count
 
 USUAL_CONFIDENCE: Final = 0.95
-"""With which a difference is told from chance where `gates.confidence` asks for no other."""
+"""With which a difference is distinguished from chance where `gates.confidence` asks for no other."""
 _MOST_TOKENS: Final = 1e12
 """Beyond it the number of tokens that would settle a difference is not worth telling: there is none to settle."""
 
@@ -81,7 +81,7 @@ def margin_of(
         base: the base model's perplexity.
         measured: the model's.
         largest_rise_nats: of the loss over the base model's; below 0 where it must fall.
-        confidence: with which chance is told from a difference, to one side; None: `USUAL_CONFIDENCE`.
+        confidence: with which chance is distinguished from a difference, to one side; None: `USUAL_CONFIDENCE`.
     """
     error = measured.b.difference_standard_error_nats
     if error is None:
