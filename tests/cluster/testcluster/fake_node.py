@@ -30,7 +30,7 @@ class FakeNode:
             "cpu": self.cpu,
             "memory": self.memory,
             "pods": str(self.pods),
-            "ephemeral-storage": "500Gi",
+            "ephemeral-storage": "500Ti",
         }
         offered |= {name: str(amount) for name, amount in self.resources.items()}
         ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "scripted"}
