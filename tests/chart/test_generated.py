@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dapt_operator.cli.inputs.manifests import check_file
+from dapt_client.documents import check_file
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "dapt"

@@ -14,6 +14,7 @@ from dapt_operator.cli import main, main_of_kubectl
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from support.api_double import ApiDouble, Odd, Request
 from support.builders import adaptation, profile
+from support.kubeconfigs import write_kubeconfig
 
 NAMESPACE = "health"
 PATH = KINDS["DomainAdaptation"].path(NAMESPACE, "clinical")
@@ -71,18 +72,7 @@ def pod(name: str, kind: str, run: str, rank: int, created: str = TIME, **status
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiDouble]:
     """A cluster that the kubeconfig names, with its namespace."""
     with ApiDouble() as double:
-        kubeconfig = {
-            "current-context": "here",
-            "contexts": [
-                {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}},
-                {"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "elsewhere"}},
-            ],
-            "clusters": [{"name": "c", "cluster": {"server": double.url}}],
-            "users": [{"name": "u", "user": {"token": "secret"}}],
-        }
-        path = tmp_path / "kubeconfig"
-        with path.open("w") as file:
-            YAML(typ="safe", pure=True).dump(kubeconfig, file)
+        path = write_kubeconfig(tmp_path / "kubeconfig", double.url, NAMESPACE)
         monkeypatch.setenv("KUBECONFIG", str(path))
         monkeypatch.chdir(tmp_path)
         yield double
@@ -456,7 +446,7 @@ def test_logs_of_pods_that_are_gone_come_from_the_status(api: ApiDouble, call: A
 
 
 def test_watch_follows_changes_to_the_end(api: ApiDouble, call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dapt_operator.cli.commands.cluster.watch.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("dapt_client.updates.PAUSE_SECONDS", 0.0)
     api.add(PATH, resource("clinical", WAITS, phase="Pretraining", stages=[stage()]))
     done = resource(
         "clinical", PUBLISHED, phase="Published", stages=[stage("Succeeded", completionTime=TIME)]
@@ -519,8 +509,8 @@ def test_report_is_drawn_from_the_resource_alone(api: ApiDouble, call: Any, tmp_
 
 
 def test_a_reason_that_stalls_has_a_next_step() -> None:
+    from dapt_client.next_steps import NEXT_STEPS
     from dapt_operator.api.v1alpha1.conditions import REASONS, STALLING
-    from dapt_operator.cli.display.next_steps import NEXT_STEPS
 
     assert set(STALLING) <= set(NEXT_STEPS) <= set(REASONS)
 

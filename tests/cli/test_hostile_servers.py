@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dapt_operator.cli.commands.cluster.access import ClusterAccess
+from dapt_client.access import ClusterAccess
 from dapt_operator.cli.commands.cluster.explain import explain
 from dapt_operator.cli.commands.cluster.logs import LogQuery, log_lines
 from dapt_operator.cli.commands.cluster.overview import adaptation_overview, adaptations_table

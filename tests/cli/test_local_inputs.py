@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from dapt_client.documents import check_file, read_documents
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.cli.commands.lint import lint
 from dapt_operator.cli.inputs.local_inputs import local_problems, not_looked_at
-from dapt_operator.cli.inputs.manifests import check_file, read_documents
 from dapt_operator.plan.stages.publish import run_digest
 from support.model_headers import write_model, write_safetensors
 

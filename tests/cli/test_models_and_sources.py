@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dapt_client.documents import absolute
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.manifests import absolute
 from dapt_operator.cli.inputs.model_shape import local_model
 from dapt_operator.cli.inputs.source_sizes import source_problems, source_size
 from support.model_headers import CONFIG, write_safetensors

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dapt_client.documents import check_file
 from dapt_operator.cli.commands.lint import lint
 from dapt_operator.cli.commands.plan import plan
-from dapt_operator.cli.inputs.manifests import check_file, read_request
+from dapt_operator.cli.inputs.manifests import read_request
 from support.model_headers import CONFIG, write_model
 
 ROOT = Path(__file__).parents[2]

@@ -47,7 +47,10 @@ def test_operator_command_reports_all_bad_values_and_starts_nothing(
 def test_an_unknown_option_is_a_mistake_of_usage(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "--leader-elect")
     assert code == 2
-    assert "No such option: --leader-elect" in err
+    assert err == (
+        "dapt: operator: no such option: --leader-elect (Possible options: --lease-name);"
+        " `dapt operator -h` says what is accepted\n"
+    )
 
 
 def test_operator_command_without_a_cluster_reports_the_next_step(

@@ -31,9 +31,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "dapt") -> None:
     gc.set_threshold(GARBAGE_THRESHOLD)
 
     from dapt_operator.cli.app import app
+    from dapt_operator.cli.usage import run_app
 
     try:
-        app(args=list(arguments) if arguments is not None else None, prog_name=program)
+        sys.exit(run_app(app, arguments, program))
     except UserError as error:
         for problem in error.problems:
             write_problem(problem)

@@ -210,7 +210,7 @@ def report(
         return
     if name is None:
         raise UserError("name the adaptation to report on; `dapt status` lists them", EXIT_USAGE)
-    from dapt_operator.cli.commands.cluster.report import write_report
+    from dapt_client.pages import write_report
 
     write_line(f"wrote {write_report(open_access(namespace, context), name, out or Path('reports'))}")
 
@@ -240,7 +240,7 @@ def rejudge(
     if is_file or is_local(local=local, runs_dir=runs_dir, cluster_options=cluster_options, name=run_name):
         console.print(rejudge_run(run_name, manifest, runs_dir or RUNS))
         return
-    from dapt_operator.cli.commands.cluster.overview import status_of
+    from dapt_client.resources import status_of
 
     status = status_of(open_access(namespace, context).adaptation(run_name))
     console.print(rejudged(run_name, status, manifest, local=False))

@@ -48,7 +48,7 @@ def watch(name: Name, namespace: Namespace = None, context: Context = None) -> N
 
     Exits 0 when the model is published, 1 when user action is required, 130 or 143 when the view was stopped.
     """
-    from dapt_operator.cli.commands.cluster.watch import exit_sentence
+    from dapt_client.resources import failure_sentence
     from dapt_operator.cli.commands.cluster.watch import watch as follow
     from dapt_operator.cli.display.screen import make_console, screen_for
     from dapt_operator.cli.signals import StopFlag
@@ -58,7 +58,7 @@ def watch(name: Name, namespace: Namespace = None, context: Context = None) -> N
         snapshot = follow(access, name, screen_for(make_console()), flag)
         if flag.is_set:
             raise typer.Exit(flag.exit_code)
-    if problem := exit_sentence(f"{access.namespace}/{name}", snapshot):
+    if problem := failure_sentence(f"{access.namespace}/{name}", snapshot.stalled or snapshot.finished):
         raise UserError(problem)
 
 

@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from dapt_client.documents import FILE_SCHEME
 from dapt_operator.api.v1alpha1.conditions import FINISHED, find_condition
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus, StageStatus
 from dapt_operator.api.validation.hints.advice import leaves
-from dapt_operator.cli.inputs.manifests import FILE_SCHEME
 from dapt_operator.cli.inputs.source_sizes import local_files
 from dapt_operator.cli.run_folder import RunFolder
 from dapt_operator.cli.spec_changes import advice_to_run_again, advice_to_start_over

@@ -21,6 +21,11 @@ def write_problem(problem: str) -> None:
     _write(f"dapt: {problem}", sys.stderr)
 
 
+def write_note(text: str) -> None:
+    """Write text that is not a command's result to stderr."""
+    _write(text, sys.stderr)
+
+
 def _write(line: str, stream: TextIO) -> None:
     encoding = stream.encoding or "utf-8"
     # A locale that has ASCII alone is no reason to fail.

@@ -13,8 +13,8 @@ import typer
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
 
 if TYPE_CHECKING:
+    from dapt_client.access import ClusterAccess
     from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-    from dapt_operator.cli.commands.cluster.access import ClusterAccess
 
     Judge = Callable[[DomainAdaptation], tuple[list[str], list[str]]]
 
@@ -97,7 +97,7 @@ def open_access(namespace: str | None, context: str | None) -> ClusterAccess:
     Raises:
         UserError: there is none that can be used.
     """
-    from dapt_operator.cli.commands.cluster.access import ClusterOptions, open_cluster
+    from dapt_client.access import ClusterOptions, open_cluster
 
     return open_cluster(ClusterOptions(namespace, context))
 

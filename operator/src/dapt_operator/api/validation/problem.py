@@ -27,7 +27,7 @@ class Problem:
         field: path in the manifest, such as spec.corpus.domain[0].source.
         value: the value there, None when there is none.
         message: what is accepted and the next step.
-        line: line of the field, from 1.
+        line: line of the field, from 1; 0: the document is no text.
         shows_value: whether the sentence names the value as not accepted.
         is_supported: false for what this version does not do yet.
         advice: the change that the message proposes, tried on the document; None: it proposes none.
@@ -45,11 +45,12 @@ class Problem:
 
     def __str__(self) -> str:
         """Return `spec.seed (line 4): 'abc' is not accepted; ...`, or `not supported yet: spec.queue x (line 5)...`."""
+        place = f" (line {self.line})" if self.line else ""
         if not self.is_supported:
             value = "" if self.value is None else f" {shortened(str(self.value), _SHOWN_CHARACTERS)}"
-            return f"not supported yet: {self.field}{value} (line {self.line}): {self.message}"
+            return f"not supported yet: {self.field}{value}{place}: {self.message}"
         value = f"{value_text(self.value)} is not accepted; " if self.shows_value else ""
-        return f"{self.field or 'document'} (line {self.line}): {value}{self.message}{self._others_text()}"
+        return f"{self.field or 'document'}{place}: {value}{self.message}{self._others_text()}"
 
     def _others_text(self) -> str:
         if not self.other_lines:

@@ -44,7 +44,7 @@ class YamlDocument:
         data: plain dicts, lists, texts, numbers, booleans and None.
         lines: path of a field -> line (from 1) of its name, or of the list item.
         filename: shown in messages.
-        line: first line of the document, from 1.
+        line: first line of the document, from 1; 0: it is no text.
     """
 
     data: Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dapt_client.documents import CheckedDocument, check_file, source_name
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
 from dapt_operator.api.validation.problem import grouped
@@ -15,13 +16,7 @@ from dapt_operator.cli.inputs.local_inputs import (
     local_problems,
     text_field_problems,
 )
-from dapt_operator.cli.inputs.manifests import (
-    CheckedDocument,
-    check_file,
-    files_below,
-    is_of_dapt,
-    source_name,
-)
+from dapt_operator.cli.inputs.manifests import files_below, is_of_dapt
 
 Judge = Callable[[DomainAdaptation], tuple[list[str], list[str]]]
 """Returns the problems and the warnings of an adaptation that this machine alone cannot know."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dapt_client.documents import FILE_SCHEME, source_name
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
@@ -23,7 +24,7 @@ from dapt_operator.cli.inputs.local_inputs import (
     text_field_problems,
 )
 from dapt_operator.cli.inputs.machine import built_in_profile
-from dapt_operator.cli.inputs.manifests import FILE_SCHEME, Request, source_name
+from dapt_operator.cli.inputs.manifests import Request
 from dapt_operator.cli.inputs.model_shape import (
     active_in_name,
     local_model,

@@ -10,10 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dapt_client.documents import read_documents
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.manifests import read_documents, read_request
+from dapt_operator.cli.inputs.manifests import read_request
 from dapt_operator.cli.run_folder import find_run
 from dapt_operator.plan.gates.verdict import WITHIN_NOISE
 from dapt_operator.plan.ledger.stage_facts import read_facts

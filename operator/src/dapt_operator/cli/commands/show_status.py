@@ -12,7 +12,7 @@ from dapt_operator.cli.run_folder import all_runs, find_run, no_run_text
 from dapt_operator.cli.terminal import write_line
 
 if TYPE_CHECKING:
-    from dapt_operator.cli.commands.cluster.access import ClusterAccess
+    from dapt_client.access import ClusterAccess
 
 
 def show_local(name: str | None, runs: Path, *, as_json: bool) -> None:

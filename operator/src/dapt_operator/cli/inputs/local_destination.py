@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dapt_client.documents import FILE_SCHEME
 from dapt_contract.inputs.json_files import read_json_object
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.cli.inputs.manifests import FILE_SCHEME
 
 _MANIFEST = "dapt.json"
 """File that publish writes last; its run digest says whose model a folder holds."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dapt_client.documents import FILE_SCHEME, absolute
 from dapt_contract.inputs.bucket_names import bucket_fault
 from dapt_contract.inputs.content_stores import content_stores
 from dapt_contract.inputs.other_layouts import other_layout
@@ -22,7 +23,6 @@ from dapt_operator.api.validation.yaml_source import YamlDocument
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.file_beginnings import beginning, first_record
 from dapt_operator.cli.inputs.local_destination import destination_problem
-from dapt_operator.cli.inputs.manifests import FILE_SCHEME, absolute
 from dapt_operator.cli.inputs.path_advice import path_advice
 from dapt_operator.cli.inputs.source_sizes import local_files, source_problems
 

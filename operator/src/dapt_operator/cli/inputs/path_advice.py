@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+from dapt_client.documents import FILE_SCHEME
 from dapt_contract.inputs.source_files import has_wildcards
 from dapt_operator.api.validation.hints.value_hints import windows_address
-from dapt_operator.cli.inputs.manifests import FILE_SCHEME
 from dapt_operator.cli.inputs.source_sizes import local_files
 
 _MAX_NAMES: Final = 10_000

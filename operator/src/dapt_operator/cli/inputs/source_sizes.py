@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dapt_client.documents import FILE_SCHEME
 from dapt_contract.inputs.source_files import ACCEPTED, LocalFile, LocalFiles, file_format
 from dapt_contract.inputs.source_files import local_files as files_of_path
-from dapt_operator.cli.inputs.manifests import FILE_SCHEME
 
 BYTES_PER_TOKEN = 4.0
 """For English text and today's vocabularies; other languages and code need more tokens for the same bytes."""

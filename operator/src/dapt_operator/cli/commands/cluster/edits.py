@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from dapt_client.access import ClusterAccess
+from dapt_client.documents import check_file
+from dapt_client.resources import status_of
+from dapt_client.submission import Submitted, submit_documents
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.cli.commands.cluster.access import ClusterAccess
-from dapt_operator.cli.commands.cluster.overview import status_of
 from dapt_operator.cli.errors import UserError
-from dapt_operator.cli.inputs.manifests import CheckedDocument, check_file
 from dapt_operator.stage_run import Manifest
 
 _SHOWN_CANDIDATES = 20
@@ -25,22 +25,19 @@ def submit(access: ClusterAccess, manifests: Sequence[Path]) -> tuple[list[str],
         UserError: every problem of the files at once, or what the API server refuses.
     """
     documents = [document for path in manifests for document in check_file(path, local=False)]
-    problems = [problem for document in documents for problem in document.problems]
     adaptations = [document for document in documents if isinstance(document.model, DomainAdaptation)]
-    if not adaptations and not problems:
-        problems = [f"{manifests[0]}: has no DomainAdaptation; give the manifest of one"]
-    problems += [problem for document in adaptations for problem in _namespace_problem(access, document)]
-    if problems:
-        raise UserError(problems)
+    if not adaptations and not any(document.problems for document in documents):
+        raise UserError(f"{manifests[0]}: has no DomainAdaptation; give the manifest of one")
+    submitted = iter(submit_documents(access, documents))
     lines = [
         f"{document.path}: warning: {warning}" for document in adaptations for warning in document.warnings
     ]
     names = []
     for document in documents:
         if document in adaptations:
-            line, name = _apply(access, document.document.data)
-            lines.append(line)
-            names.append(name)
+            result = next(submitted)
+            names.append(str(result.resource["metadata"]["name"]))
+            lines.append(_submitted_line(access, names[-1], result))
         elif document.model is not None:
             lines.append(
                 f"{document.path}: profile {document.model.metadata.name} is not sent: profiles are the cluster's, and"
@@ -49,43 +46,9 @@ def submit(access: ClusterAccess, manifests: Sequence[Path]) -> tuple[list[str],
     return lines, names
 
 
-def _namespace_problem(access: ClusterAccess, document: CheckedDocument) -> list[str]:
-    namespace = document.model.metadata.namespace if document.model is not None else None
-    if namespace in (None, access.namespace):
-        return []
-    return [
-        f"{document.path}: metadata.namespace: {namespace!r} is not the namespace of this command"
-        f" ({access.namespace}); give -n {namespace}, or remove the field"
-    ]
-
-
-def _apply(access: ClusterAccess, data: Mapping[str, Any]) -> tuple[str, str]:
-    """Write one adaptation; return what was done, and its name."""
-    name = str(data["metadata"]["name"])
-    metadata = {
-        key: data["metadata"][key]
-        for key in ("name", "labels", "annotations")
-        if data["metadata"].get(key) is not None
-    }
-    before = access.find(name)
-    stored = access.apply(
-        {
-            "apiVersion": data["apiVersion"],
-            "kind": data["kind"],
-            "metadata": metadata | {"namespace": access.namespace},
-            "spec": data["spec"],
-        }
-    )
-    done = "created" if before is None else "unchanged" if _is_same(before, stored) else "changed"
-    note = f"; it is suspended, `dapt resume {name}` starts it" if _is_suspended(stored) else ""
-    return f"{access.namespace}/{name}: {done}{note}", name
-
-
-def _is_same(before: Manifest, after: Manifest) -> bool:
-    labels = [
-        (item["metadata"].get("labels"), item["metadata"].get("annotations")) for item in (before, after)
-    ]
-    return before.get("spec") == after.get("spec") and labels[0] == labels[1]
+def _submitted_line(access: ClusterAccess, name: str, submitted: Submitted) -> str:
+    note = f"; it is suspended, `dapt resume {name}` starts it" if _is_suspended(submitted.resource) else ""
+    return f"{access.namespace}/{name}: {submitted.done}{note}"
 
 
 def _is_suspended(resource: Manifest) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from dapt_client.access import ClusterAccess
+from dapt_client.next_steps import next_step
+from dapt_client.resources import is_outdated, status_of
 from dapt_operator.api import names
 from dapt_operator.api.v1alpha1.conditions import (
     FINISHED,
@@ -15,9 +18,7 @@ from dapt_operator.api.v1alpha1.conditions import (
     find_condition,
 )
 from dapt_operator.api.v1alpha1.status import Condition, DomainAdaptationStatus
-from dapt_operator.cli.commands.cluster.access import ClusterAccess
-from dapt_operator.cli.commands.cluster.overview import NOT_SEEN, status_of
-from dapt_operator.cli.display.next_steps import next_step
+from dapt_operator.cli.commands.cluster.overview import NOT_SEEN
 from dapt_operator.cli.display.stage_rows import stage_title
 from dapt_operator.launchers.observe.pod_waiting import waiting_sentence
 from dapt_operator.stage_run import JsonObject, Manifest
@@ -38,7 +39,7 @@ def explain(access: ClusterAccess, name: str) -> list[str]:
     if condition is None:
         return [f"{title}: {NOT_SEEN}"]
     lines = [f"{title}: {_state(condition)}", f"  why:  {condition.reason}: {condition.message}"]
-    if _is_outdated(resource, status):
+    if is_outdated(resource, status):
         lines.append("  note: the spec was changed since, and the operator has not reconciled it yet")
     if step := next_step(condition.reason):
         lines.append(f"  next: {step}")
@@ -72,11 +73,6 @@ def _state(condition: Condition) -> str:
         case "Finished":
             return "finished" if condition.reason == PUBLISHED else "ended without a published model"
     return "in progress" if condition.status == "True" else "nothing to do"
-
-
-def _is_outdated(resource: Manifest, status: DomainAdaptationStatus) -> bool:
-    generation, observed = resource["metadata"].get("generation"), status.observed_generation
-    return generation is not None and observed is not None and observed < generation
 
 
 def _ended_attempts(status: DomainAdaptationStatus) -> list[str]:

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dapt_client.access import ClusterAccess
+from dapt_client.resources import status_of
 from dapt_contract.pod.environment import COMPLETION_INDEX
 from dapt_operator.api import names
 from dapt_operator.api.v1alpha1.status import StageStatus
-from dapt_operator.cli.commands.cluster.access import ClusterAccess
-from dapt_operator.cli.commands.cluster.overview import status_of
 from dapt_operator.cli.display.stage_rows import stage_title
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cluster.answers import whole_number

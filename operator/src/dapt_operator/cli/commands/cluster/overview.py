@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dapt_client.resources import status_of
 from dapt_operator.api.v1alpha1.conditions import FINISHED, RECONCILING, STALLED, find_condition
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
@@ -21,18 +22,12 @@ from dapt_operator.cli.display.stage_rows import PLANNED, Snapshot
 from dapt_operator.cli.errors import UserError
 from dapt_operator.number_format import duration
 from dapt_operator.plan.stage_parts.stage_plan import stage_kinds
-from dapt_operator.plan.stored_status import read_stored_status
 from dapt_operator.stage_run import Manifest
 
 NOT_SEEN: Final = (
     "no operator has reconciled it yet; ask the cluster's administrators whether dapt's operator runs and watches this"
     " namespace"
 )
-
-
-def status_of(resource: Manifest) -> DomainAdaptationStatus:
-    """Return the status of a resource as far as it can be read; an empty one before the first reconcile."""
-    return read_stored_status(resource.get("status") or {}).model
 
 
 def snapshot_of(resource: Manifest, now: datetime, elapsed_seconds: float | None = None) -> Snapshot:

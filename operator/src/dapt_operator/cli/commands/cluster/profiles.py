@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from dapt_client.access import ClusterAccess
+from dapt_client.errors import NoAnswerError
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME, AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
-from dapt_operator.cli.commands.cluster.access import ClusterAccess, NoAnswerError
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.manifests import Request, read_request
 from dapt_operator.plan.admission import limit_breaches

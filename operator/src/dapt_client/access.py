@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from dapt_client.errors import NoAnswerError, UserError
 from dapt_operator.api import names
-from dapt_operator.cli.errors import UserError
 from dapt_operator.cluster.answers import stored_object
 from dapt_operator.cluster.kubernetes.client import ApiServerClient
 from dapt_operator.cluster.kubernetes.connection import Connection, service_account
@@ -28,10 +28,6 @@ _ATTEMPTS: Final = 2
 _MAX_LOG_BYTES: Final = 64 * 1024 * 1024
 _LOG_SECONDS: Final = 60.0
 _ADAPTATIONS: Final = KINDS["DomainAdaptation"]
-
-
-class NoAnswerError(UserError):
-    """The cluster cannot be asked: no answer, or the user may not. It says nothing about what was asked for."""
 
 
 @dataclass(frozen=True)

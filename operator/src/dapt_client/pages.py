@@ -1,11 +1,11 @@
-"""`dapt report` on a cluster draws the page from the resource alone, without the work volume."""
+"""Draws the page of an adaptation in a cluster from the resource alone, without the work volume."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from dapt_operator.cli.commands.cluster.access import ClusterAccess
-from dapt_operator.cli.errors import UserError
+from dapt_client.access import ClusterAccess
+from dapt_client.errors import UserError
 
 
 def write_report(access: ClusterAccess, name: str, out: Path) -> Path:
