@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kubernetes import client
 
+from dapt_operator.api.validation.pod_defaults import lifted_restrictions
 from dapt_operator.api.validation.pod_fields import CONTAINER, METADATA, POD, Owner, Shape, ownership_table
 from dapt_operator.api.validation.pod_template import problems
 from dapt_operator.api.validation.validate import check
 from dapt_operator.api.validation.yaml_source import load
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.launchers.render.pod import lifted_restrictions
 from dapt_operator.stage_run import plain
 from support.launch_builders import owner, profile, stage_run
 from support.launch_cases import platform

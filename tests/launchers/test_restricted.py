@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from dapt_operator.api.validation.pod_defaults import lifted_restrictions
 from dapt_operator.api.validation.pod_security import breaches
 from dapt_operator.launchers import LAUNCHERS
-from dapt_operator.launchers.render.pod import lifted_restrictions
 from dapt_operator.stage_run import plain
 from support.launch_builders import profile
 from support.launch_cases import CASES, rendered

@@ -14,6 +14,7 @@ from dapt_contract.pod.failure import Cause
 from dapt_contract.pod.progress import Progress
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile
+from dapt_operator.api.json_values import plain as plain
 from dapt_operator.api.names import object_name
 from dapt_operator.api.v1alpha1.stored.run_record import StageKey
 
@@ -290,12 +291,3 @@ class Children:
     stage_digests: Mapping[str, str | None] = field(default_factory=dict)
     """SHA-256 of the stage.json in a run's ConfigMap, by name; None when the ConfigMap is gone, absent when it was not
     checked."""
-
-
-def plain(value: Any) -> Any:
-    """Copy a JSON value deeply into plain dictionaries and lists."""
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value

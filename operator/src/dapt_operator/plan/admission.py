@@ -17,8 +17,7 @@ from dapt_operator.plan.sizing.resolve import (
     finetune_layouts,
     pretrain_layout,
 )
-from dapt_operator.plan.stage_parts.stage_plan import claims
-from dapt_operator.plan.stages.prepare import sources
+from dapt_operator.plan.stage_parts.addresses import claims, sources
 
 HARNESS_SCHEME: Final = "harness://"
 """Begins what a task of the harness is judged as; which data sets it reads, only the harness knows."""

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOUS, PROFILE_NOT_FOUND
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec, Retries
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
-from dapt_operator.api.v1alpha1.stored.ledger import Ledger
-from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
-from dapt_operator.launchers.observe.containers import parse_time
-from dapt_operator.plan.own_runs import own_runs
-from dapt_operator.plan.parsed import read_adaptation, read_profile, read_status
-from dapt_operator.stage_run import Manifest, OrphanPod, Owner, RunState
+
+if (
+    TYPE_CHECKING
+):  # `dapt plan` needs the desired state alone, and status, ledger and launchers take a while to load
+    from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
+    from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
+    from dapt_operator.stage_run import Manifest, OrphanPod, Owner, RunState
 
 NO_CONTENTS: Final[Mapping[str, str]] = MappingProxyType({})
 """Of an adaptation without sources on the machine that plans. One object, so that results are remembered by it."""
@@ -163,6 +163,12 @@ def observe(
         keeps_ended_runs: whether the objects of ended runs are files of this machine, which stay.
         orphans: pods that no object owns.
     """
+    from dapt_operator.api.v1alpha1.stored.ledger import Ledger
+    from dapt_operator.launchers.observe.containers import parse_time
+    from dapt_operator.plan.own_runs import own_runs
+    from dapt_operator.plan.parsed import read_status
+    from dapt_operator.stage_run import Owner
+
     metadata = resource["metadata"]
     owner = Owner(
         namespace=metadata.get("namespace", "default"), name=metadata["name"], uid=metadata.get("uid", "")
@@ -201,6 +207,8 @@ def read_desired(
     resource: Manifest, profile: Manifest | None, *, local: bool, default_profiles: tuple[str, ...] = ()
 ) -> DesiredState | Refusal:
     """Return the spec and its profile, or which of them is missing or wrong."""
+    from dapt_operator.plan.parsed import read_adaptation, read_profile
+
     adaptation = read_adaptation(resource, local=local)
     if adaptation.model is None:
         offered = read_profile(profile, local=local).model if profile is not None else None

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from dapt_operator.api.v1alpha1.status import Condition
+if TYPE_CHECKING:  # many need the words of this module, and few a status
+    from dapt_operator.api.v1alpha1.status import Condition
 
 # --- types ---
 ACCEPTED: Final = "Accepted"
@@ -239,6 +240,8 @@ def set_condition(
     if old is not None and (old.status, old.reason, old.message, old.observed_generation) == value:
         return conditions  # as nearly always: a new object would be validated to no end
     unchanged = old is not None and old.status == status
+    from dapt_operator.api.v1alpha1.status import Condition
+
     new = Condition(
         type=type_,
         status=status,

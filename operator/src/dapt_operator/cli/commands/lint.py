@@ -8,6 +8,7 @@ from pathlib import Path
 from dapt_client.documents import CheckedDocument, check_file, source_name
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation
+from dapt_operator.api.validation.pod_defaults import lifted_restrictions
 from dapt_operator.api.validation.problem import grouped
 from dapt_operator.cli.errors import UserError
 from dapt_operator.cli.inputs.local_inputs import (
@@ -74,9 +75,6 @@ def _lint_file(
             accepted.append(f"{name}: ok ({checked.model.kind} {checked.model.metadata.name})")
         accepted += [f"{name}: warning: {text}" for text in warnings]
         if isinstance(checked.model, AdaptationProfile):
-            # Rendering pods takes a while to load, and most manifests have no profile.
-            from dapt_operator.launchers.render.pod import lifted_restrictions
-
             accepted += [f"{name}: warning: {text}" for text in lifted_restrictions(checked.model.spec)]
     return problems, accepted
 

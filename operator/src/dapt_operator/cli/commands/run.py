@@ -7,6 +7,7 @@ progress; no decision is made here.
 from __future__ import annotations
 
 import contextlib
+import gc
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -45,6 +46,8 @@ from dapt_operator.stage_run import RunPhase, RunState
 
 LAUNCHERS: Mapping[str, Launcher] = {"IndexedJob": indexed_job}
 """Every profile runs as a Job here: a JobSet would have the same pods, and nothing on this machine reads JobSets."""
+GARBAGE_THRESHOLD = 50_000
+"""New objects before the collector looks for garbage: less often is for commands that end soon."""
 RECONCILE_SECONDS = 10.0
 """Longest time between two reconciles; a change, or the plan's own request to be called again, comes earlier."""
 MAX_LOG_BYTES = 1 << 20
@@ -71,6 +74,7 @@ def run(request: Request, options: Options, console: CleanConsole) -> int:
     Raises:
         UserError: the run cannot start, or it ended without a published model.
     """
+    gc.set_threshold(GARBAGE_THRESHOLD)
     folder = RunFolder(options.runs / request.adaptation.metadata.name)
     finished = None if options.fresh else _finished(folder)
     if finished is not None and finished.reason == PUBLISHED:

@@ -10,12 +10,13 @@ from typing import Final
 from dapt_contract.layout import HUB_CACHE
 from dapt_contract.pod import environment as contract
 from dapt_contract.pod.preflight import PreflightBounds
+from dapt_operator.api.json_values import merged
 from dapt_operator.api.names import signing_secret_name
 from dapt_operator.api.quantity import is_quantity, parse_quantity
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec, ProfilePreflight
 from dapt_operator.api.validation.pod_template import is_reserved_variable
 from dapt_operator.launchers.render.credentials import credential_variables
-from dapt_operator.stage_run import JsonObject, Manifest, StageRun, plain
+from dapt_operator.stage_run import JsonObject, Manifest, StageRun
 
 LEAST_GRACE_SECONDS: Final = 30
 """Grace period of a stage that writes no checkpoint: its processes end and its message is written."""
@@ -236,14 +237,3 @@ def _template_resources(given: Manifest, accelerator: str) -> JsonObject:
                 if resource != accelerator and is_quantity(amount)
             }
     return resources
-
-
-def merged(base: Manifest, over: Manifest) -> JsonObject:
-    """Return `base` overridden by `over`: maps are merged, everything else is replaced."""
-    result = dict(base)
-    for name, value in over.items():
-        old = result.get(name)
-        result[name] = (
-            merged(old, value) if isinstance(value, Mapping) and isinstance(old, Mapping) else plain(value)
-        )
-    return result

@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import Final
 
 from dapt_contract.pod import environment as contract
+from dapt_operator.api.json_values import merged
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
+from dapt_operator.api.validation.pod_defaults import container_defaults, given_containers, pod_defaults
 from dapt_operator.api.validation.pod_fields import TRAINER, VOLUME_NAMES
-from dapt_operator.api.validation.pod_security import breaches
-from dapt_operator.api.validation.pod_template import CONTAINER_LISTS, usable, usable_trainer
+from dapt_operator.api.validation.pod_template import usable, usable_trainer
 from dapt_operator.launchers.labels import run_labels
 from dapt_operator.launchers.render.credentials import required_secrets
 from dapt_operator.launchers.render.environment import (
     Rendezvous,
     environment_of,
     grace_seconds,
-    merged,
     resources_of,
     scratch_limit,
 )
@@ -34,7 +34,6 @@ KEEP_ON_NODE: Final = {
 }
 """Annotations by which autoscalers leave the node alone: one evicted pod costs all ranks the steps since the last
 checkpoint. A profile's template may say otherwise."""
-_ASSIGNED_IDS: Final = ("runAsUser", "runAsGroup", "fsGroup")
 
 
 def pod_template(
@@ -44,10 +43,10 @@ def pod_template(
     template: JsonObject = plain(usable(profile.pod_template or {}))
     given: JsonObject = template["spec"]
     trainer = usable_trainer(given)
-    containers = _given_containers(given)
+    containers = given_containers(given)
     sidecars = [item for item in containers["containers"] if item["name"] != CONTAINER]
     spec = merged(
-        _pod_defaults(given, profile),
+        pod_defaults(given, profile),
         {name: value for name, value in given.items() if name not in containers},
     )
     spec |= {
@@ -67,63 +66,6 @@ def pod_template(
     metadata = merged({"annotations": KEEP_ON_NODE}, template["metadata"])
     metadata = merged(metadata, {"labels": run_labels(run)})
     return {"metadata": metadata, "spec": spec}
-
-
-def lifted_restrictions(profile: AdaptationProfileSpec) -> tuple[str, ...]:
-    """Return one warning if the profile's template goes beyond the restricted standard; else nothing.
-
-    The platform team may decide so, but the namespace has to allow it; the warning comes before pods are refused.
-    """
-    given: JsonObject = plain(usable(profile.pod_template or {}))["spec"]
-    breached = breaches(merged(_pod_defaults(given, profile), given) | _given_containers(given))
-    if not breached:
-        return ()
-    return (
-        f"spec.podTemplate of the profile goes beyond the restricted Pod Security standard ({', '.join(breached)}):"
-        " its pods start only in namespaces that allow that",
-    )
-
-
-def _given_containers(given: Manifest) -> dict[str, list[JsonObject]]:
-    """Return the template's lists of containers, each container with the restricted security context as default."""
-    return {
-        name: [merged(_container_defaults(), item) for item in given.get(name, [])]
-        for name in CONTAINER_LISTS
-    }
-
-
-def _pod_defaults(given: Manifest, profile: AdaptationProfileSpec) -> JsonObject:
-    security: JsonObject = {
-        "runAsNonRoot": True,
-        "runAsUser": 1000,
-        "runAsGroup": 1000,
-        "fsGroup": 1000,
-        # By default the kubelet changes the group of every file of the volume at each start of a pod.
-        "fsGroupChangePolicy": "OnRootMismatch",
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    if profile.platform_assigns_user_ids:
-        security = {name: value for name, value in security.items() if name not in _ASSIGNED_IDS}
-    defaults: JsonObject = {
-        # No process of a stage calls the API server.
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": security,
-    }
-    if given.get("hostNetwork"):
-        # With the default policy such a pod asks its node's resolver, which does not know the coordinator's name.
-        defaults["dnsPolicy"] = "ClusterFirstWithHostNet"
-    return defaults
-
-
-def _container_defaults() -> JsonObject:
-    return {
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
-    }
 
 
 def _container(
@@ -152,7 +94,7 @@ def _container(
         "volumeMounts": mounts_of(run, profile, owner) + given.get("volumeMounts", []),
     }
     rest_of_template = {name: value for name, value in given.items() if name not in ours}
-    return merged(_container_defaults(), rest_of_template) | {
+    return merged(container_defaults(), rest_of_template) | {
         name: value for name, value in ours.items() if value != []
     }
 

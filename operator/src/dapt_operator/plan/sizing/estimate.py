@@ -14,7 +14,7 @@ from dapt_contract.measure import Measure
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.launchers.render.pod import lifted_restrictions
+from dapt_operator.api.validation.pod_defaults import lifted_restrictions
 from dapt_operator.number_format import count, epochs_text
 from dapt_operator.plan.sizing import resolve
 from dapt_operator.plan.sizing.batch_size import pretraining_batch_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -29,7 +28,6 @@ from dapt_operator.stage_run import RunResources, connected_nodes
 
 BASE_REFERENCE: Final = ModelReference(weights=BASE_MODEL)
 BASELINE_LINEAGE: Final = stage_folder("baseline")
-CLAIM_SCHEME: Final = "pvc://"
 _CACHED_RANKS: Final = 256
 
 
@@ -186,9 +184,3 @@ def cpu_resources(spec: DomainAdaptationSpec, own: CpuResources | None) -> RunRe
 def secret_names(spec: DomainAdaptationSpec, use: Literal["read", "write"]) -> tuple[str, ...]:
     """Return the names of the Secrets with the credentials for reading sources, or for writing the destination."""
     return tuple(credential.secret_name for credential in spec.credentials if credential.use == use)
-
-
-def claims(uris: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the claims that `pvc://CLAIM/PATH` URIs lie on, each once, in the order of the manifest."""
-    names = (uri.removeprefix(CLAIM_SCHEME).partition("/")[0] for uri in uris if uri.startswith(CLAIM_SCHEME))
-    return tuple(dict.fromkeys(names))

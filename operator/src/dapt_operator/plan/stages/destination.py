@@ -5,7 +5,8 @@ from __future__ import annotations
 from dapt_contract.envelope import digest_of
 from dapt_contract.stages.destination import DestinationConfig
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
+from dapt_operator.plan.stage_parts.addresses import claims
+from dapt_operator.plan.stage_parts.stage_plan import StagePlan, cpu_resources, secret_names
 from dapt_operator.plan.stages.publish import run_digest
 
 _DIGITS = 12

@@ -15,7 +15,8 @@ from dapt_operator.plan.observed import NO_CONTENTS
 from dapt_operator.plan.sizing import resolve
 from dapt_operator.plan.sizing.batch_size import smallest_pretraining_batch
 from dapt_operator.plan.stage_parts import common
-from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
+from dapt_operator.plan.stage_parts.addresses import claims, sources
+from dapt_operator.plan.stage_parts.stage_plan import StagePlan, cpu_resources, secret_names
 from dapt_operator.plan.stages.tuning_data import tuning_data_configs
 from dapt_operator.remembered import remembered
 from dapt_operator.stage_run import RunResources
@@ -95,21 +96,6 @@ def _plan(
 def _resources(spec: DomainAdaptationSpec) -> RunResources:
     own = spec.stage_resources.prepare
     return replace(cpu_resources(spec, own), nodes=(own.nodes if own else None) or 1)
-
-
-def sources(spec: DomainAdaptationSpec) -> tuple[str, ...]:
-    """Return the URI of everything that prepare reads."""
-    evaluation = spec.evaluation
-    tasks = (*evaluation.domain.tasks, *evaluation.general.tasks)
-    probes = (*evaluation.probes.domain, *evaluation.probes.general)
-    return (
-        spec.model.source,
-        *(source.source for source in (*spec.corpus.domain, *spec.corpus.general)),
-        *(task.source for task in tasks if task.source is not None),
-        *(probe.source for probe in probes),
-        *(source.source for source in (spec.finetuning.data if spec.finetuning else ())),
-        *(source.source for source in (spec.preference.data if spec.preference else ())),
-    )
 
 
 def _text_source(source: Source) -> TextSource:

@@ -8,7 +8,8 @@ from dapt_contract.envelope import digest_of
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.plan.stage_parts.stage_plan import StagePlan, claims, cpu_resources, secret_names
+from dapt_operator.plan.stage_parts.addresses import claims
+from dapt_operator.plan.stage_parts.stage_plan import StagePlan, cpu_resources, secret_names
 from dapt_operator.remembered import remembered
 
 DECIDING_BLOCKS: Final = (

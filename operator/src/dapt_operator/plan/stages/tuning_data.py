@@ -25,11 +25,11 @@ from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.spec_training import Finetuning, Preference
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
 from dapt_operator.plan.stage_parts import common
+from dapt_operator.plan.stage_parts.addresses import claims
 from dapt_operator.plan.stage_parts.stage_plan import (
     StageInputs,
     StagePlan,
     TuningData,
-    claims,
     cpu_resources,
     secret_names,
 )
