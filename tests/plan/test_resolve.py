@@ -44,7 +44,7 @@ def first_attempt(
     """The numbers of the first attempt."""
     facts = Facts(prepare=prepared, baseline=BaselineFacts(measure=base))
     first = measured_attempt(wanted, facts, base, 1)
-    numbers = resolve_pretraining(StageInputs(wanted, profile_, prepared), base, first)
+    numbers = resolve_pretraining(StageInputs(wanted, profile_, prepared), first.replay_fraction, first)
     batch = halved(numbers.batch, halvings)
     return numbers.with_batch(batch) if batch is not None else None
 

@@ -179,7 +179,8 @@ class Chain:
         attempt = measured_attempt(spec, self.facts, measured.base, self.facts.attempt)
         record = ledger.find("pretrain", attempt.number)
         model = start_model(spec, self.facts, attempt.number)
-        full = resolve_pretraining(measured, measured.base, attempt, memory_rule(ledger, record))
+        first = measured_attempt(spec, self.facts, measured.base, 1)
+        full = resolve_pretraining(measured, first.replay_fraction, attempt, memory_rule(ledger, record))
 
         def stage(batch: Batch) -> StagePlan:
             self._numbers = numbers = full.with_batch(batch)

@@ -47,12 +47,14 @@ from dapt_operator.plan.recreation import (
     with_key_notes,
 )
 from dapt_operator.plan.requeue import (
+    NEXT_SECONDS,
     QUIET_SECONDS,
     RUNNING_SECONDS,
     STOPPING_SECONDS,
     requeue_seconds,
     steady_seconds,
 )
+from dapt_operator.plan.stage_parts.attempts import replay_to_store, with_earlier_replay
 from dapt_operator.plan.status import build
 from dapt_operator.plan.status.equality import is_equal
 from dapt_operator.plan.status.events import Notice, notices
@@ -161,7 +163,12 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     #    is written before anything is deleted.
     used = used_by_live_runs(observed, inputs, position, launcher)
     start = _start(observed, inputs, position, launcher)
-    ledger = start.ledger if start is not None else reported
+    created, ledger = start, start.ledger if start is not None else reported
+    replay = replay_to_store(inputs.spec, position.facts)
+    if start is not None and start.run.kind == "pretrain" and replay is not None:
+        # The share is stored before the run that trains with it is created, as a rollback is: no other version of the
+        # operator may compute another one for it. The next reconcile creates the run.
+        created, ledger = None, reported.with_replay_fraction(replay)
     if position.action is Action.STOP or position.is_spent:
         ledger = request_stop(ledger, observed.live, observed.now)
     elif position.action is Action.CLEAR:
@@ -172,8 +179,8 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
     ledger = with_key_notes(ledger, observed, position)
     removed = removals(observed, position.kept)
     plan = Plan(
-        must_exist=each_once((*stage_files.values(), *used.manifests, *(start.shared if start else ()))),
-        apply=start.manifests if start is not None else (),
+        must_exist=each_once((*stage_files.values(), *used.manifests, *(created.shared if created else ()))),
+        apply=created.manifests if created is not None else (),
         delete=(
             *removed,
             *lingering(observed),
@@ -181,10 +188,12 @@ def decide(observed: Observed, launcher: Launcher) -> Plan:
             *removals_of_ended(observed),
             *config_maps_of_vanished(observed, reported),
         ),
-        requeue_after=requeue_seconds(observed, position, removed, ledger),
+        requeue_after=(
+            requeue_seconds(observed, position, removed, ledger) if created is start else NEXT_SECONDS
+        ),
         steady_seconds=steady_seconds(observed, position, reported, limit),
-        needs_signing_secret=used.needs_signing_secret or bool(start and start.needs_signing_secret),
-        starts_before_key=bool(start and not start.run.needs_signing_key) and reported.shared is None,
+        needs_signing_secret=used.needs_signing_secret or bool(created and created.needs_signing_secret),
+        starts_before_key=bool(created and not created.run.needs_signing_key) and reported.shared is None,
     )
     if observed.new_key_digest and plan.starts_before_key:
         ledger = ledger.with_signing_key(observed.new_key_digest)
@@ -301,6 +310,8 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
         ledger: as it was when the run was created.
         run: the unknown run.
     """
+    if run.kind == "pretrain":
+        ledger = with_earlier_replay(desired.spec, ledger)
     inputs = ChainInputs(
         desired=desired,
         ledger=ledger,

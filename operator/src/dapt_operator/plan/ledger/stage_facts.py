@@ -44,6 +44,10 @@ class Facts:
     """Candidates whose evaluation has ended and whose record was dropped."""
     lost_blends: Mapping[int, str] = field(default_factory=dict)
     """Last messages of blend runs that failed for good, by attempt."""
+    replay_fraction: float | None = None
+    """Share of general text of the first attempt as it is stored; None where it is not."""
+    is_pretraining_recorded: bool = False
+    """Whether the ledger knows of a run of pretraining that counts."""
     attempts: tuple[AttemptRecord, ...] = ()
     """Attempts after the first."""
     ranks: int = 1
@@ -58,6 +62,11 @@ class Facts:
     def attempt(self) -> int:
         """Number of the newest attempt."""
         return 1 + len(self.attempts)
+
+    @property
+    def has_started_pretraining(self) -> bool:
+        """Whether a run of pretraining was ever started that counts."""
+        return self.is_pretraining_recorded or bool(self.pretrains)
 
     @property
     def pretrain(self) -> PretrainFacts | None:
@@ -118,6 +127,8 @@ def read_facts(ledger: Ledger, ranks: int = 1) -> Facts:
             if work.stage == "evaluate" and work.candidate is not None
         ),
         lost_blends=lost_blends,
+        replay_fraction=ledger.replay_fraction,
+        is_pretraining_recorded="pretrain" in ledger.started_kinds(),
         attempts=ledger.attempts,
         ranks=ranks,
     )

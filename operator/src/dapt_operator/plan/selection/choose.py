@@ -22,8 +22,8 @@ from dapt_operator.number_format import plural
 from dapt_operator.plan.gates import minimal_gain, perplexity
 from dapt_operator.plan.ledger.stage_facts import Facts
 from dapt_operator.plan.selection.candidates import Candidate, candidates
-from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction
-from dapt_operator.plan.stage_parts.attempts import find_attempt
+from dapt_operator.plan.sizing.resolve import learning_rate
+from dapt_operator.plan.stage_parts.attempts import find_attempt, first_replay
 from dapt_operator.plan.stage_parts.weights import is_measurable
 
 MAX_JUDGED: Final = 3
@@ -121,7 +121,7 @@ def remedies(spec: DomainAdaptationSpec, facts: Facts, *, learned_too_little: bo
     newest = find_attempt(spec, facts, facts.attempt)
     requested = spec.pretraining.optimizer.learning_rate
     rate = newest.learning_rate if newest else learning_rate(spec.pretraining.method, requested)
-    replay = newest.replay_fraction if newest else replay_fraction(spec, facts.base)
+    replay = newest.replay_fraction if newest else first_replay(spec, facts)
     share = f" (it was {replay:g})" if replay is not None else ""
     if learned_too_little:
         changes = f"more tokens, a higher learningRate (it was {rate:g}) or less corpus.replayFraction{share}"

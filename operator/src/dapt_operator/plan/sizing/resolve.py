@@ -23,6 +23,8 @@ LORA_PREFERENCE_RATE: Final = 5.0e-6
 WEAK_REPLAY_FRACTION: Final = 0.05
 STRONG_REPLAY_FRACTION: Final = 0.25
 STRONG_SHIFT_NATS: Final = 1.0
+EARLIER_STRONG_SHIFT_NATS: Final = 1.0
+"""Of versions that did not store the share before the attempt starts; theirs is computed from this line again."""
 RECORDED_SHIFTS_NATS: Final = (0.5, 1.1)
 RECORDED_SHARES: Final = (0.15, 0.30)
 """Where the line of `replay_within` is fitted."""
@@ -161,18 +163,15 @@ def replay_fraction(spec: DomainAdaptationSpec, base: Measure | None) -> float |
     in a straight line from 0.05 to 0.25: 5 % is enough for a weak shift, a shift of a language's size (about 1 nat)
     still forgets much at 10 % (Ibrahim et al. 2024). Rounded to 0.01. None before the base model was measured.
     """
-    if base is not None:
-        return replay_of_measured(spec, base)
-    return 0.0 if spec.corpus.general_use == "measure" else spec.corpus.replay_fraction
-
-
-def replay_of_measured(spec: DomainAdaptationSpec, base: Measure) -> float:
-    """Return the same once the base model was measured."""
-    if spec.corpus.general_use == "measure":
-        return 0.0
-    if spec.corpus.replay_fraction is not None:
-        return spec.corpus.replay_fraction
+    requested = requested_replay(spec)
+    if requested is not None or base is None:
+        return requested
     return replay_by_shift(shift_nats(base))
+
+
+def requested_replay(spec: DomainAdaptationSpec) -> float | None:
+    """Return the share of general tokens by the spec alone; None where the measured shift chooses it."""
+    return 0.0 if spec.corpus.general_use == "measure" else spec.corpus.replay_fraction
 
 
 def shift_nats(base: Measure) -> float:
@@ -182,7 +181,16 @@ def shift_nats(base: Measure) -> float:
 
 def replay_by_shift(shift: float) -> float:
     """Return the share of general tokens for a shift in nats; see `replay_fraction`."""
-    share = min(max(shift / STRONG_SHIFT_NATS, 0.0), 1.0)
+    return _replay_on_line(shift, STRONG_SHIFT_NATS)
+
+
+def earlier_replay_by_shift(shift: float) -> float:
+    """Return the share of an attempt that was started by a version that did not store it; it never changes."""
+    return _replay_on_line(shift, EARLIER_STRONG_SHIFT_NATS)
+
+
+def _replay_on_line(shift: float, strong_shift: float) -> float:
+    share = min(max(shift / strong_shift, 0.0), 1.0)
     return round(WEAK_REPLAY_FRACTION + share * (STRONG_REPLAY_FRACTION - WEAK_REPLAY_FRACTION), 2)
 
 

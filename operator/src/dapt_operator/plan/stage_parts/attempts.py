@@ -1,7 +1,9 @@
 """Attempts of pretraining: the numbers of each, and the attempt with which a rollback follows the newest.
 
-The first attempt follows from the spec. A later one is written into the ledger when it is decided (`next_attempt`) and
-read from there ever after, so that an edit of the gates never changes what was trained.
+The first attempt follows from the spec and, where that leaves the replay open, from the measured shift: that share is
+written into the ledger before the attempt starts (`replay_to_store`). A later attempt is written there when it is
+decided (`next_attempt`). Both are read from the ledger ever after, so that no edit of the gates and no other version of
+the operator changes what was trained.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from dapt_contract.stages.pretrain import CheckpointFacts, MixturePhase
 from dapt_operator.api.v1alpha1.base import MAX_TEXT
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
-from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord, PhaseRecord
+from dapt_operator.api.v1alpha1.stored.ledger import AttemptRecord, Ledger, PhaseRecord
 from dapt_operator.plan.gates import perplexity
-from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row
+from dapt_operator.plan.ledger.stage_facts import Facts, measure_of_row, read_facts
 from dapt_operator.plan.sizing.resolve import (
     counted_steps,
+    earlier_replay_by_shift,
     learning_rate,
-    replay_fraction,
-    replay_of_measured,
+    replay_by_shift,
+    requested_replay,
+    shift_nats,
 )
 from dapt_operator.plan.stage_parts.weights import is_finite
 from dapt_operator.remembered import remembered
@@ -56,8 +60,39 @@ def find_attempt(spec: DomainAdaptationSpec, facts: Facts, number: int) -> Attem
     """Return one attempt by its number; None while the first attempt's replay is not known."""
     if number > 1:
         return _recorded(facts.attempts[number - 2])
-    replay = replay_fraction(spec, facts.base)
+    replay = first_replay(spec, facts)
     return None if replay is None else _first(spec, replay)
+
+
+def first_replay(spec: DomainAdaptationSpec, facts: Facts) -> float | None:
+    """Return the first attempt's share of general tokens; None while the shift that chooses it is not measured."""
+    requested = requested_replay(spec)
+    if requested is not None or facts.base is None:
+        return requested
+    return _replay_of_shift(facts, facts.base)
+
+
+def replay_to_store(spec: DomainAdaptationSpec, facts: Facts) -> float | None:
+    """Return the share that must be in the ledger before the first attempt starts; None when nothing is to be stored.
+
+    What an earlier version has started trains by the line of that version, which needs no storing.
+    """
+    is_settled = facts.replay_fraction is not None or facts.has_started_pretraining
+    if is_settled or facts.base is None or requested_replay(spec) is not None:
+        return None
+    return _replay_of_shift(facts, facts.base)
+
+
+def with_earlier_replay(spec: DomainAdaptationSpec, ledger: Ledger) -> Ledger:
+    """Return the ledger with the share that an earlier version has started the first attempt with.
+
+    This version stores the share first. So a run of pretraining that the ledger does not know, without a share, was
+    created by an earlier one.
+    """
+    base = read_facts(ledger).base
+    if base is None or ledger.replay_fraction is not None or requested_replay(spec) is not None:
+        return ledger
+    return ledger.with_replay_fraction(earlier_replay_by_shift(shift_nats(base)))
 
 
 # One object from one reconcile to the next, so that what is resolved for it is too.
@@ -66,7 +101,8 @@ def measured_attempt(spec: DomainAdaptationSpec, facts: Facts, base: Measure, nu
     """Return one attempt by its number, once the base model was measured."""
     if number > 1:
         return _recorded(facts.attempts[number - 2])
-    return _first(spec, replay_of_measured(spec, base))
+    requested = requested_replay(spec)
+    return _first(spec, _replay_of_shift(facts, base) if requested is None else requested)
 
 
 def total_steps(spec: DomainAdaptationSpec, facts: Facts, attempt: Attempt) -> int | None:
@@ -126,6 +162,13 @@ def rollback_sentence(attempt: AttemptRecord) -> str:
         f"{attempt.reason}; attempt {attempt.number} starts from {attempt.start or 'the base model'} with learning rate"
         f" {attempt.learning_rate:g} and replay {attempt.replay_fraction:g}"
     )
+
+
+def _replay_of_shift(facts: Facts, base: Measure) -> float:
+    if facts.replay_fraction is not None:
+        return facts.replay_fraction
+    by_shift = earlier_replay_by_shift if facts.has_started_pretraining else replay_by_shift
+    return by_shift(shift_nats(base))
 
 
 def _first(spec: DomainAdaptationSpec, replay: float) -> Attempt:

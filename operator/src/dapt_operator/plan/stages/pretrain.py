@@ -20,7 +20,6 @@ from dapt_operator.plan.sizing.resolve import (
     evenly_spaced,
     pretrain_layout,
     pretraining_lora,
-    replay_of_measured,
 )
 from dapt_operator.plan.stage_parts import common
 from dapt_operator.plan.stage_parts.attempts import Attempt
@@ -48,9 +47,15 @@ class PretrainingPlan:
 
 @remembered(_CACHED_PLANS)
 def resolve_pretraining(
-    inputs: StageInputs, base: Measure, attempt: Attempt, memory_rule: MemoryRule = "withMargin"
+    inputs: StageInputs, first_replay: float, attempt: Attempt, memory_rule: MemoryRule = "withMargin"
 ) -> PretrainingPlan:
     """Return the numbers of an attempt.
+
+    Args:
+        inputs: what prepare has settled.
+        first_replay: share of general tokens of the first attempt.
+        attempt: the attempt.
+        memory_rule: what must fit into memory.
 
     Raises:
         RefusedError: the batch cannot be divided, or nothing fits into memory.
@@ -63,7 +68,7 @@ def resolve_pretraining(
         spec,
         ranks=layout.world_size,
         domain_tokens=prepared.domain_tokens,
-        replay=replay_of_measured(spec, base),
+        replay=first_replay,
         sequence_length_tokens=length,
     )
     batch = fit_batch(

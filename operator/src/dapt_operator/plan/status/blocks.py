@@ -38,10 +38,10 @@ from dapt_operator.plan.observed import Observed, find_run
 from dapt_operator.plan.sizing.estimate import EstimateFacts, estimate
 from dapt_operator.plan.sizing.grown_tokenizer import grown_model
 from dapt_operator.plan.sizing.model_fit.measuring import measuring_stages
-from dapt_operator.plan.sizing.resolve import learning_rate, replay_fraction, sequence_length
+from dapt_operator.plan.sizing.resolve import learning_rate, sequence_length
 from dapt_operator.plan.sizing.stage_needs import spread_text
 from dapt_operator.plan.sizing.warnings import warnings_also_from_prepare
-from dapt_operator.plan.stage_parts.attempts import find_attempt, total_steps
+from dapt_operator.plan.stage_parts.attempts import find_attempt, first_replay, total_steps
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, measuring_ranks
 from dapt_operator.plan.stage_parts.tuning import prepared_size
 from dapt_operator.plan.stages.pretrain import PretrainingPlan
@@ -166,7 +166,7 @@ def _resolved(
         finetuning_learning_rate=learning_rate(tuning.method, tuning.optimizer.learning_rate)
         if tuning
         else None,
-        replay_fraction=replay_fraction(spec, facts.base),
+        replay_fraction=first_replay(spec, facts),
         sequence_length=sequence_length(spec, prepared),
         measuring=_measuring(stage_inputs),
         finetuning_data=_tuning_data(stage_inputs, "instructions"),

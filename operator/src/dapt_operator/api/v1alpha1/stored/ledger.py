@@ -123,6 +123,9 @@ class Ledger(LeanBase):
     """Parts of an earlier status that could not be read and were left out, newest last."""
     has_tables_only: bool = False
     """Whether the adaptation has finished and its ledger no longer holds what decisions were made from."""
+    replay_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of general text of the first attempt, chosen by the measured shift and stored before that attempt starts.
+    Absent before that, where the spec gives the share, and where an earlier version started the attempt."""
     attempts: Annotated[tuple[AttemptRecord, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()
     """Attempts after the first, in their order."""
     measures: Annotated[tuple[MeasureRecord, ...], Field(strict=False, max_length=MAX_MEASURES)] = ()
@@ -205,6 +208,10 @@ class Ledger(LeanBase):
     def with_measures(self, measures: Iterable[MeasureRecord]) -> Self:
         """Return the ledger with these measures of dropped evaluations in the place of all."""
         return self.with_values(measures=tuple(measures))
+
+    def with_replay_fraction(self, share: float) -> Self:
+        """Return the ledger with the first attempt's share of general text, as the measured shift asks for it."""
+        return self.with_values(replay_fraction=share)
 
     def with_attempt(self, attempt: AttemptRecord) -> Self:
         """Return the ledger with the attempt that a rollback has decided on."""
