@@ -120,6 +120,18 @@ CASES: list[tuple[type[Base], dict[str, Any], list[int]]] = [
     (DomainAdaptationSpec, SPEC, []),
     (DomainAdaptationSpec, SPEC | {"preference": TUNING}, [0]),
     (DomainAdaptationSpec, SPEC | {"preference": TUNING, "finetuning": TUNING}, []),
+    (
+        DomainAdaptationSpec,
+        SPEC | {"output": ADAPTER, "pretraining": LORA, "model": {"source": "hf://a/b@c/d.gguf"}},
+        [4],
+    ),
+    (
+        DomainAdaptationSpec,
+        SPEC
+        | {"output": ADAPTER, "pretraining": LORA, "finetuning": TUNING}
+        | {"preference": TUNING | {"method": {"full": {}}}},
+        [1],
+    ),
     (DomainAdaptationSpec, SPEC | {"output": ADAPTER}, [1]),
     (DomainAdaptationSpec, SPEC | {"output": ADAPTER, "pretraining": LORA}, []),
     (DomainAdaptationSpec, SPEC | {"output": ADAPTER, "pretraining": LORA, "finetuning": TUNING}, []),

@@ -334,10 +334,10 @@ INVALID = {
         "spec.pretraining.distribution.offload (line 9): 'all' is not accepted; offload all needs zeroStage 3, which"
         " fetches weights as they are used: write 3, or leave zeroStage out",
     ),
-    "an adapter as output": (
-        "  output: {destination: s3://m/x, form: adapter}\n  pretraining: {method: {lora: {}}}",
-        "not supported yet: spec.output.form adapter (line 7): adapters are merged into the model; write"
-        f" merged{OUT}",
+    "an adapter of full training": (
+        "  output: {destination: s3://m/x, form: adapter}",
+        "spec.output.form (line 7): 'adapter' is not accepted; form: adapter needs method.lora in pretraining,"
+        " finetuning and preference: use lora there, or write form: merged",
     ),
 }
 

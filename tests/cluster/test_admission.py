@@ -96,7 +96,7 @@ WRONG: list[tuple[str, str, Any, str, str]] = [
     (DA, "spec.pretraining.optimizer", {"betas": [0.99, 0.9]}, "spec.pretraining.optimizer.betas", "first beta"),
     (DA, "spec.selection", {"averageLast": 5}, "spec.selection.averageLast", "there are not that many"),
     (DA, "spec.selection", {"pin": "best"}, "spec.selection.pin", "should match"),
-    (DA, "spec.output.form", "adapter", "spec.output.form", "needs method.lora in pretraining and in finetuning"),
+    (DA, "spec.output.form", "adapter", "spec.output.form", "needs method.lora in pretraining, finetuning"),
     (PROFILE, "spec.trainerImage", "", "spec.trainerImage", "at least 1 chars long"),
     (PROFILE, "spec.accelerator.memoryGiB", REMOVED, "spec.accelerator.memoryGiB", "Required value"),
     (PROFILE, "spec.accelerator.kind", "tpu", "spec.accelerator.kind", '"gpu", "cpu"'),

@@ -145,8 +145,8 @@ CASES: dict[str, Case] = {
         {"evaluation": {"domain": {"tasks": [{"name": "no_such_task"}]}}},
     ),
     "unsupported": Case(
-        "NotSupported", "spec.output.form", edit(output={"form": None}),
-        {"output": {"form": "adapter"}},
+        "NotSupported", "spec.model.source", edit(model={"source": "file:///models/base"}),
+        {"model": {"source": "adaptation://other"}},
     ),
     "template": Case(
         "InvalidSpec", "command", edit_profile(podTemplate=None),

@@ -13,7 +13,7 @@ from dapt_contract.stage_file import StageFile, digest_without_checks
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendRow, KeepRule
 from dapt_contract.stages.common import Member, ModelReference
 from dapt_contract.stages.evaluate import EvaluateConfig, EvaluateFacts
-from dapt_contract.stages.finetune import FinetuneConfig
+from dapt_contract.stages.finetune import FinetuneConfig, FinetuneFacts
 from dapt_contract.stages.publish import PublishConfig
 from dapt_contract.stages.verify import VerifyConfig
 from dapt_operator.testing.objects import Ends, Script, Stays
@@ -283,6 +283,45 @@ def test_a_chosen_blend_that_stayed_is_a_folder_for_every_later_stage() -> None:
     assert (plain.weights, digest) in finetune.recorded.folders
     assert verify.models[1].model == plain
     assert world.status["phase"] == "Published"
+
+
+def test_the_adapter_of_a_blend_is_made_of_the_adapters_of_its_checkpoints() -> None:
+    """Also where the blend lies in a folder of its own, which every stage before has read."""
+    tuned = "stages/finetune-a1-a1-avg3/try-1/model"
+
+    def script(stage: StageFile) -> Ends | Stays:
+        if isinstance(stage.config, BlendConfig):
+            rows = (kept(one, 2.55 if one.candidate == "a1-avg3" else 2.95) for one in stage.config.blends)
+            return Ends(facts=BlendFacts(rows=tuple(rows)))
+        facts = facts_for(stage)
+        if isinstance(facts, FinetuneFacts) and isinstance(stage.config, FinetuneConfig):
+            return Ends(facts=facts.model_copy(update={"model": stage.config.model.with_tuned(tuned)}))
+        return told()(stage)
+
+    merged, adapter = World(BLENDS), World(BLENDS | {"output": {"form": "adapter"}})
+    for world in (merged, adapter):
+        world.live(script)
+        assert world.status["phase"] == "Published"
+    published, whole = adapter.config("publish"), merged.config("publish")
+    assert isinstance(published, PublishConfig)
+    assert isinstance(whole, PublishConfig)
+    assert whole.adapter is None
+    assert published.model == whole.model
+    assert published.model.weights == "stages/blend-a1/try-1/blends/a1-avg3"
+    assert published.adapter is not None
+    assert published.adapter.recipe == ModelReference(
+        weights="model",
+        adapters=(folder(40),),
+        averaged_with=(
+            Member(weights="model", adapters=(folder(20),)),
+            Member(weights="model", adapters=(folder(30),)),
+        ),
+        origin="model",
+        tuned=(tuned,),
+    )
+    parts = {folder(20), folder(30), folder(40), published.model.weights}
+    assert parts <= {name for name, _ in published.recorded.folders}
+    assert published.run_digest != whole.run_digest
 
 
 def test_the_folder_of_a_further_round_is_that_of_its_run() -> None:

@@ -79,7 +79,7 @@ CHECKING_FIELDS: Final = frozenset({"recorded", "prepared_digest", "base_items_d
 """Fields of configurations that only check what a stage reads, or say how sure it is of a loss: they change no measured
 number of its result."""
 
-FIELDS_ABSENT_IF_NONE: Final = frozenset({"base_losses_digest"})
+FIELDS_ABSENT_IF_NONE: Final = frozenset({"adapter", "base_losses_digest"})
 """Fields of configurations that are no part of a digest while they are None: the runs that a version without them has
 created keep their digests."""
 

@@ -52,12 +52,21 @@ class CardFacts(Contract):
     warnings: tuple[str, ...] = ()
 
 
+class AdapterForm(Contract):
+    """Asks for one PEFT adapter on the base model instead of a merged model."""
+
+    recipe: ModelReference
+    """The published model by adapters alone, where the model itself may be a blend that was written down as weights."""
+
+
 class PublishConfig(Contract):
     """Configures what is published: the model to merge and save, its card, and the destination."""
 
     model: ModelReference
     recorded: RecordedDigests = RecordedDigests()
     """What was recorded of the weights, by verify above all: publish computes their digests itself."""
+    adapter: AdapterForm | None = None
+    """None: the merged model is published."""
     destination: str
     run_digest: str
     """Digest of everything that decides the model; the destination's manifest holds it too."""

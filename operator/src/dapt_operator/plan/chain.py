@@ -46,7 +46,7 @@ from dapt_operator.plan.sizing.model_fit.batch import Batch, halved, with_smalle
 from dapt_operator.plan.sizing.resolve import RefusedError, pretrain_layout
 from dapt_operator.plan.stage_parts.attempts import measured_attempt
 from dapt_operator.plan.stage_parts.stage_plan import StageInputs, StagePlan, TuningData
-from dapt_operator.plan.stage_parts.weights import blends, round_name, start_model
+from dapt_operator.plan.stage_parts.weights import blends, by_adapters, round_name, start_model
 from dapt_operator.plan.stages.align import align_batch, align_stage
 from dapt_operator.plan.stages.baseline import baseline_stage
 from dapt_operator.plan.stages.blend import blend_stage
@@ -330,10 +330,10 @@ class Chain:
         attempt = measured_attempt(chosen.spec, self.facts, chosen.base, candidate.attempt)
         pretrained = self.facts.pretrains.get(candidate.attempt)
         card = card_facts(self.inputs.name, chosen, attempt, pretrained, finished)
+        final = self._final_model(chosen)
+        recipe = by_adapters(chosen.spec, self.facts, candidate.attempt, candidate.id, final)
         return self._assess(
-            publish_stage(
-                chosen.spec, candidate.id, self._final_model(chosen), card, attempt=candidate.attempt
-            )
+            publish_stage(chosen.spec, candidate.id, final, card, recipe=recipe, attempt=candidate.attempt)
         )
 
     def _published(self) -> StageAssessment:

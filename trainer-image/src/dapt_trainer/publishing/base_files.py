@@ -42,13 +42,14 @@ class Changes:
     """Number format of the weights where it is not the base model's."""
 
 
-def write_base_files(origin: Path, folder: Path, changes: Changes) -> None:
+def write_base_files(origin: Path, folder: Path, changes: Changes, *, has_weights: bool = True) -> None:
     """Write all files of a published model but weights and card.
 
     Args:
         origin: folder of the base model, extended where its tokenizer is.
         folder: of the published model.
         changes: what training has changed.
+        has_weights: whether the folder is a whole model, which has its configuration; an adapter has another.
 
     Raises:
         InputError: a link or a special file stands in the place of a file.
@@ -65,7 +66,8 @@ def write_base_files(origin: Path, folder: Path, changes: Changes) -> None:
     config = published_config(_read(origin / CONFIG))
     if changes.dtype is not None:
         config |= {"dtype": changes.dtype, "torch_dtype": changes.dtype}
-    _write_changed(origin / CONFIG, folder / CONFIG, config)
+    if has_weights:
+        _write_changed(origin / CONFIG, folder / CONFIG, config)
     _write_generation_config(origin, folder, config, changes.end_token_ids)
     if (origin / TOKENIZER_CONFIG).is_file():
         settings = published_tokenizer_config(

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from dapt_contract.layout import MODEL
 from dapt_contract.measure import Measure, Score
 from dapt_contract.stages.publish import CardFacts, LearnedData, PublishConfig
 from dapt_contract.untrusted.printable import printable_lines
 from dapt_contract.version import PRODUCT_VERSION
-from dapt_trainer.publishing.card_metadata import NOTHING_KNOWN, BaseCard, card_metadata
+from dapt_trainer.publishing.card_metadata import NOTHING_KNOWN, BaseCard, card_metadata, hub_name
 from dapt_trainer.publishing.markdown import code, plain
 from dapt_trainer.publishing.older_transformers import needed_version
 from dapt_trainer.publishing.public_text import public_facts, shown_source
 
 
-def model_card(config: PublishConfig, base_card: BaseCard = NOTHING_KNOWN) -> str:
-    """Return the README.md of the published model.
+def model_card(
+    config: PublishConfig, base_card: BaseCard = NOTHING_KNOWN, *, has_generation_config: bool = False
+) -> str:
+    """Return the README.md of the published model or adapter.
 
     Args:
         config: with the facts, which are all that the card says of the training.
         base_card: what it repeats of the base model's files.
+        has_generation_config: whether generation_config.json lies beside it, which an adapter's reader must name.
     """
     facts = public_facts(config.card)
     parts = [
@@ -28,7 +32,9 @@ def model_card(config: PublishConfig, base_card: BaseCard = NOTHING_KNOWN) -> st
         _summary(facts),
         "## Use",
         needed_version(base_card.model_type, base_card.transformers_version),
-        _usage(facts, config.destination),
+        _usage(facts, config.destination)
+        if config.adapter is None
+        else _adapter_usage(config, facts, has_generation_config=has_generation_config),
         "## Measurements",
         _perplexities(facts),
         _scores(facts),
@@ -39,15 +45,64 @@ def model_card(config: PublishConfig, base_card: BaseCard = NOTHING_KNOWN) -> st
         parts += ["## Warnings", "\n".join(f"- {plain(warning)}" for warning in facts.warnings)]
     parts.append(f"Written by dapt {PRODUCT_VERSION} from run {code(config.run_digest)}.")
     text = "\n\n".join(part for part in parts if part) + "\n"
-    return printable_lines(f"---\n{card_metadata(facts, base_card).to_yaml()}\n---\n\n{text}")
+    metadata = card_metadata(facts, base_card, is_adapter=config.adapter is not None)
+    return printable_lines(f"---\n{metadata.to_yaml()}\n---\n\n{text}")
 
 
 def _usage(facts: CardFacts, destination: str) -> str:
+    return (
+        f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"{_name(destination)}\n"
+        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")\n'
+        f"{_generation(facts)}\n```"
+    )
+
+
+def _adapter_usage(config: PublishConfig, facts: CardFacts, *, has_generation_config: bool) -> str:
+    """Return how the adapter is put on its base model."""
+    base = hub_name(config.card.base_model, "hf://")
+    place, remark = (
+        (shown_source(facts.base_model), "  # the folder of the base model") if base is None else (base, "")
+    )
+    revision = "" if base is None else f", revision={json.dumps(facts.base_revision)}"
+    # The adapter holds the rows of new tokens, and the base model has no place for them.
+    resizing = (
+        ""
+        if config.model.origin == MODEL
+        else "if len(tokenizer) > model.get_input_embeddings().num_embeddings:\n"
+        "    model.resize_token_embeddings(len(tokenizer))\n"
+    )
+    imported = "AutoModelForCausalLM, AutoTokenizer" + (", GenerationConfig" if has_generation_config else "")
+    ends = (
+        "model.generation_config = GenerationConfig.from_pretrained(name)\n" if has_generation_config else ""
+    )
+    return (
+        "This is an adapter: it is loaded on its base model.\n\n"
+        f"```python\nfrom peft import PeftModel\nfrom transformers import {imported}\n\n"
+        f"{_name(config.destination)}\n"
+        f"base = {json.dumps(place)}{remark}\n"
+        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
+        f'model = AutoModelForCausalLM.from_pretrained(base{revision}, dtype="auto")\n'
+        f"{resizing}"
+        "model = PeftModel.from_pretrained(model, name)\n"
+        f"{ends}"
+        f"{_generation(facts)}\n```"
+    )
+
+
+def _name(destination: str) -> str:
     scheme, _, rest = destination.partition("://")
     # Elsewhere than on the hub the folder is used where it lies, or where it was copied to: its own name always fits.
-    name, remark = (
-        (rest, "") if scheme == "hf" else (f"./{_folder_name(rest)}", "  # the folder of this file")
+    folder = rest.rstrip("/").rsplit("/", 1)[-1]
+    return (
+        f"name = {json.dumps(rest)}"
+        if scheme == "hf"
+        else f"name = {json.dumps(f'./{folder}')}  # the folder of this file"
     )
+
+
+def _generation(facts: CardFacts) -> str:
     call = (
         'messages = [{"role": "user", "content": "..."}]\n'
         "inputs = tokenizer.apply_chat_template(\n"
@@ -55,18 +110,7 @@ def _usage(facts: CardFacts, destination: str) -> str:
         if facts.fine_tuned or facts.dpo_pairs is not None
         else 'inputs = tokenizer("...", return_tensors="pt")'
     )
-    return (
-        f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"name = {json.dumps(name)}{remark}\n"
-        "tokenizer = AutoTokenizer.from_pretrained(name)\n"
-        'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")\n'
-        f"{call}\n"
-        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))\n```"
-    )
-
-
-def _folder_name(path: str) -> str:
-    return path.rstrip("/").rsplit("/", 1)[-1]
+    return f"{call}\nprint(tokenizer.decode(model.generate(**inputs, max_new_tokens=100)[0]))"
 
 
 def _summary(facts: CardFacts) -> str:

@@ -107,14 +107,16 @@ def _text(node: yaml.Node | None) -> str | None:
     return printable(node.value) or None
 
 
-def card_metadata(facts: CardFacts, base_card: BaseCard) -> ModelCardData:
+def card_metadata(facts: CardFacts, base_card: BaseCard, *, is_adapter: bool = False) -> ModelCardData:
     """Return the metadata of the published model.
 
     Args:
         facts: of the card.
         base_card: what licence and language are taken from where the facts have none.
+        is_adapter: whether an adapter is published, not a whole model.
     """
     tags = ["domain-adaptation", "continued-pretraining"]
+    tags += ["lora"] if is_adapter else []
     tags += ["sft"] if facts.fine_tuned else []
     tags += ["dpo"] if facts.dpo_pairs is not None else []
     sources = [*facts.domain_sources, *facts.general_sources]
@@ -127,7 +129,7 @@ def card_metadata(facts: CardFacts, base_card: BaseCard) -> ModelCardData:
         **_license(facts.license, base_card),
         language=languages or None,
         datasets=datasets or None,
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=tags,
         eval_results=_results(facts),

@@ -1,4 +1,4 @@
-"""Publishes one merged safetensors model with its tokenizer, a model card and a manifest to the destination (publish).
+"""Publishes one merged model, or one adapter, with tokenizer, model card and manifest to the destination (publish).
 
 It is the only stage that writes outside the work volume. The destination's `dapt.json` is written last and has the
 run's digest: a destination that is not empty is overwritten only where its manifest has the same digest.
@@ -17,18 +17,20 @@ from dapt_contract.checkpoint import FileEntry
 from dapt_contract.inputs.json_files import read_json_object
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
-from dapt_contract.stages.publish import PublishConfig, PublishFacts, PublishReport
+from dapt_contract.stages.publish import CardFacts, PublishConfig, PublishFacts, PublishReport
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import HeldWeights, check_weights, sha256_of_file, size_of_reference
 from dapt_trainer.errors import InfrastructureError
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.modeling.stored_models.stored_types import read_stored_types
+from dapt_trainer.modeling.written_models.combined_adapter import BaseModelName, write_adapter
 from dapt_trainer.modeling.written_models.tensor_folders import empty_model
 from dapt_trainer.modeling.written_models.write_down import write_weights
 from dapt_trainer.publishing.base_files import GENERATION_CONFIG, Changes, write_base_files
 from dapt_trainer.publishing.card import model_card
-from dapt_trainer.publishing.card_metadata import read_base_card
+from dapt_trainer.publishing.card_metadata import hub_name, read_base_card
 from dapt_trainer.publishing.destinations import open_destination
+from dapt_trainer.publishing.public_text import shown_source
 from dapt_trainer.publishing.published_files import MANIFEST, ModelManifest, manifest_bytes
 from dapt_trainer.training.tuning.chat import stop_at_end_of_turn
 
@@ -52,7 +54,8 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     try:
         context.progress.update(activity="writing the weights", fraction=0.1)
         with context.keep_alive(size_of_reference(context.work, config.model)):
-            held = HeldWeights(context.work, [config.model])
+            recipes = [] if config.adapter is None else [config.adapter.recipe]
+            held = HeldWeights(context.work, [config.model, *recipes])
             check_weights(context.work, config.model, config.recorded, {})
             assemble(config, context.work, staging, context.progress.heartbeat)
             held.require_unchanged()
@@ -78,7 +81,7 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
 
 
 def assemble(config: PublishConfig, work: Path, folder: Path, heartbeat: Callable[[], None]) -> None:
-    """Write weights in the base model's own precision, its own files, and the model card into a folder.
+    """Write weights in the base model's own precision or an adapter, the base model's files, and the model card.
 
     Args:
         config: of the stage.
@@ -89,15 +92,29 @@ def assemble(config: PublishConfig, work: Path, folder: Path, heartbeat: Callabl
     folder.mkdir(parents=True)
     reference = config.model
     origin = work / reference.origin
-    dtype = write_weights(work, reference, folder, heartbeat=heartbeat).dtype
+    dtype = None
+    if config.adapter is None:
+        written = write_weights(work, reference, folder, heartbeat=heartbeat).dtype
+        dtype = None if written == read_stored_types(origin).main else str(written).removeprefix("torch.")
+    else:
+        write_adapter(work, config.adapter.recipe, folder, base_model_name(config.card), heartbeat)
     changes = Changes(
-        chat_template=_new_template(work, reference),
-        end_token_ids=_new_ends(work, reference),
-        dtype=None if dtype == read_stored_types(origin).main else str(dtype).removeprefix("torch."),
+        chat_template=_new_template(work, reference), end_token_ids=_new_ends(work, reference), dtype=dtype
     )
-    write_base_files(origin, folder, changes)
+    # Whoever loads a folder with both configurations gets a model without weights.
+    write_base_files(origin, folder, changes, has_weights=config.adapter is None)
     if config.model_card:
-        (folder / "README.md").write_text(model_card(config, read_base_card(origin)), encoding="utf-8")
+        has_generation_config = (folder / GENERATION_CONFIG).is_file()
+        card = model_card(config, read_base_card(origin), has_generation_config=has_generation_config)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def base_model_name(card: CardFacts) -> BaseModelName:
+    """Return the model that an adapter belongs to: of the hub with its revision, else the last name of its place."""
+    name = hub_name(card.base_model, "hf://")
+    if name is None:
+        return BaseModelName(shown_source(card.base_model))
+    return BaseModelName(name, card.base_revision)
 
 
 def _new_template(work: Path, reference: ModelReference) -> str | None:

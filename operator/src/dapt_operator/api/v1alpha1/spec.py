@@ -35,6 +35,7 @@ def _trains_adapters_throughout(spec: "DomainAdaptationSpec") -> bool:
     return spec.output.form != "adapter" or (
         spec.pretraining.method.lora is not None
         and (spec.finetuning is None or spec.finetuning.method.lora is not None)
+        and (spec.preference is None or spec.preference.method.lora is not None)
     )
 
 
@@ -56,8 +57,9 @@ class DomainAdaptationSpec(Base):
             "output.form",
             _trains_adapters_throughout,
             "self.output.form != 'adapter' || (has(self.pretraining.method.lora)"
-            " && (!has(self.finetuning) || has(self.finetuning.method.lora)))",
-            "form: adapter needs method.lora in pretraining and in finetuning: use lora there, or write"
+            " && (!has(self.finetuning) || has(self.finetuning.method.lora))"
+            " && (!has(self.preference) || has(self.preference.method.lora)))",
+            "form: adapter needs method.lora in pretraining, finetuning and preference: use lora there, or write"
             " form: merged",
         ),
         Rule(
@@ -76,6 +78,13 @@ class DomainAdaptationSpec(Base):
             "self.selection.weights.domainPerplexity > 0.0 || self.evaluation.domain.tasks.size() > 0",
             "domainPerplexity 0 ranks candidates by domain tasks alone, and evaluation.domain.tasks is empty:"
             " add a task, or give domainPerplexity a weight",
+        ),
+        Rule(
+            "output.form",
+            lambda spec: spec.output.form != "adapter" or not spec.model.source.endswith(".gguf"),
+            "self.output.form != 'adapter' || !self.model.source.endsWith('.gguf')",
+            "form: adapter needs a base model that PEFT can load, and a .gguf file is converted: name the model's"
+            " safetensors in model.source, or write form: merged",
         ),
     )
 

@@ -28,8 +28,8 @@ class Output(Base):
     """s3://, gs://, pvc://claim/folder, hf://org/name or file:// (local runs). Refused when it is not empty,
     unless its manifest carries the digest of the same run."""
     form: Literal["merged", "adapter"] = "merged"
-    """merged: one model; adapter: one PEFT adapter on the base model (LoRA in every stage). Default merged:
-    it loads everywhere."""
+    """merged: one model; adapter: one PEFT adapter on the base model, also of a blend (LoRA in every stage).
+    Default merged: it loads everywhere."""
     model_card: bool = True
     """Write a model card made of the run's facts. Default true."""
     license: Annotated[str, Field(pattern=LICENSE_PATTERN, max_length=64)] | None = None

@@ -34,11 +34,6 @@ ADAPTATION: Final = (
         lambda spec: spec.model.source.startswith("adaptation://"),
         "the result of another adaptation is not looked up; give the address where it was published",
     ),
-    Unsupported(
-        "spec.output.form",
-        lambda spec: spec.output.form == "adapter",
-        "adapters are merged into the model; write merged, or leave the field out",
-    ),
 )
 """Refusals for a DomainAdaptation; `applies` gets its spec."""
 

@@ -62,7 +62,8 @@ def with_input_checks(
     if isinstance(config, TrainingConfig | BaselineConfig | EvaluateConfig):
         checks["recorded"] = known.of(config.model)
     elif isinstance(config, PublishConfig):
-        checks["recorded"] = known.of(config.model, is_final=True)
+        recipes = [] if config.adapter is None else [config.adapter.recipe]
+        checks["recorded"] = known.of_final(config.model, recipes)
     elif isinstance(config, BlendConfig):
         checks["recorded"] = known.of_folders(blend.model for blend in config.blends)
     elif isinstance(config, VerifyConfig):
@@ -112,10 +113,13 @@ class _Records:
                 if (folder := facts.blend_folders.get(blend.candidate)) is not None:
                     self._folders[folder] = blend.weights_digest
 
-    def of(self, model: ModelReference, *, is_final: bool = False) -> RecordedDigests:
-        """Return what is recorded of a model; `is_final`: it is the last of the chain, which verify has measured."""
-        recipe = self._final if is_final else self._recipe(model)
-        return RecordedDigests(recipe=recipe or None, folders=self._known_folders([model]))
+    def of(self, model: ModelReference) -> RecordedDigests:
+        """Return what is recorded of a model."""
+        return RecordedDigests(recipe=self._recipe(model) or None, folders=self._known_folders([model]))
+
+    def of_final(self, model: ModelReference, recipes: Iterable[ModelReference]) -> RecordedDigests:
+        """Return what is recorded of the last model of the chain, which verify has measured, and of its recipes."""
+        return RecordedDigests(recipe=self._final or None, folders=self._known_folders([model, *recipes]))
 
     def of_folders(self, models: Iterable[ModelReference]) -> RecordedDigests:
         """Return what is recorded of the folders of several models."""

@@ -105,6 +105,15 @@ def blend_model(spec: DomainAdaptationSpec, facts: Facts, blend: Blend) -> Model
     return blend.model if folder is None else ModelReference(weights=folder, origin=origin(spec))
 
 
+def by_adapters(
+    spec: DomainAdaptationSpec, facts: Facts, attempt: int, candidate: str, final: ModelReference
+) -> ModelReference:
+    """Return the recipe of the last model in which a blend stands as what it is made of, not as its folder."""
+    recipes = (blend.model for blend in blends(spec, facts, attempt) if blend.candidate == candidate)
+    blend = next(recipes, None)
+    return final if blend is None else blend.model_copy(update={"tuned": final.tuned})
+
+
 def round_name(unmeasured: tuple[Blend, ...]) -> str:
     """Return the name of a further blend run of an attempt, by what it measures."""
     text = " ".join(blend.candidate for blend in unmeasured)

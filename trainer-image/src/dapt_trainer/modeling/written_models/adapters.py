@@ -25,8 +25,8 @@ from dapt_contract.inputs.json_files import read_json_object
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.stored_models.model_folder import check_adapter_folder
 
-_FILE: Final = "adapter_model.safetensors"
-_SETTINGS: Final = "adapter_config.json"
+ADAPTER_FILE: Final = "adapter_model.safetensors"
+SETTINGS_FILE: Final = "adapter_config.json"
 _PREFIX: Final = "base_model.model."
 _A: Final = (".lora_A.weight", ".lora_embedding_A")
 _B: Final = (".lora_B.weight", ".lora_embedding_B")
@@ -38,7 +38,7 @@ _UNSUPPORTED: Final = ("layer_replication", "lora_bias", "use_dora")
 
 
 @dataclass
-class _Change:
+class Change:
     """Names the tensors of the file that change one weight; empty where there is none."""
 
     module: str
@@ -55,7 +55,7 @@ class StoredAdapter:
     folder: Path
     settings: Mapping[str, JsonValue]
     skeleton: PreTrainedModel
-    changes: Mapping[str, _Change] = field(default_factory=dict)
+    changes: Mapping[str, Change] = field(default_factory=dict)
     """By the model's name of the weight."""
 
     def merge_into(self, name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -71,28 +71,50 @@ class StoredAdapter:
         change = self.changes.get(name)
         if change is None:
             return weight
-        with safe_open(self.folder / _FILE, framework="pt") as file:
+        with safe_open(self.folder / ADAPTER_FILE, framework="pt") as file:
             if change.whole:
                 return self._fitting(name, file.get_tensor(change.whole).to(torch.float32, copy=True), weight)
             if change.a and change.b:
-                a, b = (file.get_tensor(key).to(torch.float32) for key in (change.a, change.b))
+                a, b = self.matrices(name)
                 if weight.dim() == 3:
                     delta = self._of_experts(change, a, b, num_experts=weight.shape[0])
-                    scale = self._scale(name, a.shape[0] // weight.shape[0])
                 else:
                     delta = b @ a
                     # PEFT keeps the matrices of an embedding, and of GPT-2's layers, the other way round.
                     if ".lora_embedding_" in change.a or isinstance(self._module(change.module), Conv1D):
                         delta = delta.T
-                    scale = self._scale(change.module, a.shape[0])
-                weight.add_(self._fitting(name, delta, weight).mul_(scale))
+                weight.add_(self._fitting(name, delta, weight).mul_(self.scale_of(name)))
             if change.rows:
-                ids = torch.tensor(self._token_ids(change.module))
+                ids = torch.tensor(self.token_ids(name))
                 weight.index_copy_(0, ids, file.get_tensor(change.rows).to(torch.float32))
         return weight
 
+    def matrices(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A and B of a weight, in fp32; of experts [e r, in] and [out, r e]."""
+        change = self.changes[name]
+        with safe_open(self.folder / ADAPTER_FILE, framework="pt") as file:
+            return file.get_tensor(change.a).to(torch.float32), file.get_tensor(change.b).to(torch.float32)
+
+    def shapes(self, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the shapes of A and B of a weight."""
+        change = self.changes[name]
+        with safe_open(self.folder / ADAPTER_FILE, framework="pt") as file:
+            a, b = (file.get_slice(key).get_shape() for key in (change.a, change.b))
+        return (a[0], a[1]), (b[0], b[1])
+
+    def num_experts(self, name: str) -> int:
+        """Return how many matrices a weight holds: 1, or the experts of a mixture."""
+        weight = self.skeleton.get_parameter(name)
+        return int(weight.shape[0]) if weight.dim() == 3 else 1
+
+    def scale_of(self, name: str) -> float:
+        """Return the factor of a weight's B A."""
+        experts = self.num_experts(name)
+        rank = self.shapes(name)[0][0] // experts
+        return self._scale(self.changes[name].module if experts == 1 else name, rank)
+
     def _of_experts(
-        self, change: _Change, a: torch.Tensor, b: torch.Tensor, *, num_experts: int
+        self, change: Change, a: torch.Tensor, b: torch.Tensor, *, num_experts: int
     ) -> torch.Tensor:
         """Return B A of each expert (e); a is [e r, in] and b [out, r e], with the experts in opposite orders."""
         a = a.reshape(num_experts, -1, a.shape[-1])
@@ -111,12 +133,13 @@ class StoredAdapter:
                 break
         if not isinstance(alpha, int | float) or rank < 1:
             raise InputError(
-                f"{self.folder / _SETTINGS}: alpha of {name} is {alpha!r} at rank {rank}; restore the adapter"
+                f"{self.folder / SETTINGS_FILE}: alpha of {name} is {alpha!r} at rank {rank}; restore the adapter"
             )
         return alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank)
 
-    def _token_ids(self, module: str) -> list[int]:
-        """Return the rows that were trained, of a module."""
+    def token_ids(self, name: str) -> list[int]:
+        """Return the rows of a weight that were trained."""
+        module = self.changes[name].module
         by_module = self.settings.get("trainable_token_indices")
         if isinstance(by_module, list):
             return [int(str(row)) for row in by_module]
@@ -124,7 +147,7 @@ class StoredAdapter:
             if (module == name or module.endswith(f".{name}")) and isinstance(ids, list):
                 return [int(str(row)) for row in ids]
         raise InputError(
-            f"{self.folder / _SETTINGS}: trainable_token_indices names no rows of {module}, and the file has some"
+            f"{self.folder / SETTINGS_FILE}: trainable_token_indices names no rows of {module}, and the file has some"
         )
 
     def _module(self, name: str) -> torch.nn.Module:
@@ -150,18 +173,18 @@ def open_adapter(folder: Path, skeleton: PreTrainedModel) -> StoredAdapter:
     Raises:
         InputError: there is none, it must not be loaded, or it is of a kind that is not merged.
     """
-    if not (folder / _FILE).is_file():
-        raise InputError(f"{folder}: no adapter there ({_FILE} is missing)")
+    if not (folder / ADAPTER_FILE).is_file():
+        raise InputError(f"{folder}: no adapter there ({ADAPTER_FILE} is missing)")
     check_adapter_folder(folder)
-    settings = read_json_object(folder / _SETTINGS)
+    settings = read_json_object(folder / SETTINGS_FILE)
     problems = [f"{name} is {settings[name]!r}" for name in _UNSUPPORTED if settings.get(name)]
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type is {settings.get('peft_type')!r}")
     if settings.get("bias", "none") != "none":
         problems.append(f"bias is {settings['bias']!r}")
-    with safe_open(folder / _FILE, framework="pt") as file:
+    with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no dict
-    changes: dict[str, _Change] = {}
+    changes: dict[str, Change] = {}
     for key in shapes:
         problem = _note(key, shapes, changes, skeleton)
         problems += [problem] if problem else []
@@ -178,7 +201,7 @@ def open_adapter(folder: Path, skeleton: PreTrainedModel) -> StoredAdapter:
 def _note(
     key: str,
     shapes: Mapping[str, tuple[int, ...]],
-    changes: dict[str, _Change],
+    changes: dict[str, Change],
     skeleton: PreTrainedModel,
 ) -> str:
     """Note what a tensor of the file changes; return a problem, or an empty text."""
@@ -194,12 +217,12 @@ def _note(
             )
             if parameter is None:
                 return f"{key} belongs to no layer of the model"
-            setattr(changes.setdefault(parameter, _Change(module)), field_name, key)
+            setattr(changes.setdefault(parameter, Change(module)), field_name, key)
             return ""
     parameter = _parameter(skeleton, name)
     if parameter is None:
         return f"{key} is no part of LoRA"
-    changes.setdefault(parameter, _Change(name.rpartition(".")[0])).whole = key
+    changes.setdefault(parameter, Change(name.rpartition(".")[0])).whole = key
     return ""
 
 
