@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -30,6 +31,24 @@ def test_the_share_of_the_peak_is_speed_times_work_over_the_peak(tmp_path: Path)
     assert "mfu_ratio" not in shown.measures, "the speed is not known yet"
     shown.update(tokens_per_second=132_000.0, step=1)
     assert shown.measures["mfu_ratio"] == pytest.approx(0.4004, abs=1e-4)
+
+
+def test_start_up_ends_with_the_first_share_of_the_work(tmp_path: Path) -> None:
+    shown = Board(stage_run().stage_file, Heart(tmp_path, 0), first_pid=os.getpid())
+    shown.update(activity="loading the model", total_steps=40, fraction=0.0)
+    assert "start_up_seconds" not in shown.measures, "nothing is done yet"
+    shown.update(fraction=0.25)
+    first = shown.measures
+    assert first["start_up_seconds"] > 0
+    assert first["start_up_cpu_seconds"] > 0
+    shown.update(step=1)
+    assert shown.measures["start_up_seconds"] == first["start_up_seconds"], "measured once"
+
+
+def test_start_up_is_not_measured_from_a_process_that_is_gone(tmp_path: Path) -> None:
+    shown = Board(stage_run().stage_file, Heart(tmp_path, 0), first_pid=2**22 + 1)
+    shown.update(step=1)
+    assert "start_up_seconds" not in shown.measures
 
 
 def test_without_a_peak_there_is_no_share(tmp_path: Path) -> None:

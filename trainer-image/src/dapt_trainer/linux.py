@@ -27,6 +27,20 @@ def die_with_parent(expected_parent: int | None) -> None:
         os._exit(137)
 
 
+def seconds_since_start(pid: int) -> float | None:
+    """Return how long a process has been there; None where it is gone, or the system has no /proc.
+
+    Reads the 22nd field of `/proc/PID/stat`, clock ticks since the boot. The second field is the program's name in
+    brackets, which may hold anything.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        ticks = int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
 def oom_kills() -> int:
     """Return how often the kernel killed a process of this cgroup for memory; 0 where no cgroup v2 counts it.
 

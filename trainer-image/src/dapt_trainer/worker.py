@@ -104,7 +104,11 @@ def _run(
     config: Path, sha256: str | None, settings: PodSettings, rank: int, modules: Mapping[str, str]
 ) -> Contract | None:
     stage = read_stage(config, sha256)
-    board = Board(stage, Heart(settings.ranks_folder, rank), settings.peak_flops)
+    # The agent is the pod's first process; a rank that is started by hand has none.
+    first_pid = os.getppid() if PARENT_PID in os.environ else os.getpid()
+    board = Board(
+        stage, Heart(settings.ranks_folder, rank), settings.peak_flops, first_pid if rank == 0 else None
+    )
     _handle_sigterm(board)
     # Ctrl-C in a terminal reaches every process; the agent alone reacts and sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 
@@ -22,6 +23,7 @@ from dapt_contract.stage_file import StageFile
 from dapt_contract.untrusted.bounded_server import BoundedServer
 from dapt_trainer.context import ReadingValue
 from dapt_trainer.errors import StopRequested
+from dapt_trainer.linux import seconds_since_start
 from dapt_trainer.pod.heartbeat import Heart
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,14 @@ METRICS = {
     ),
     "loss_spikes": ("loss_spikes", "How often the loss rose far over those before it."),
     "checkpoint_seconds": ("checkpoint_seconds", "Seconds that the last checkpoint took."),
+    "start_up_seconds": (
+        "start_up_seconds",
+        "Seconds from the start of the pod's process to the first work of its stage: a step, or a share that is done.",
+    ),
+    "start_up_cpu_seconds": (
+        "start_up_cpu_seconds",
+        "CPU seconds of rank 0 until then, most of them for imports.",
+    ),
 }
 """Prometheus gauges `dapt_trainer_NAME`, each with its field of `Board.update` and its help text."""
 
@@ -53,9 +63,19 @@ METRICS = {
 class Board:
     """Implements `ProgressBoard` for one rank."""
 
-    def __init__(self, stage: StageFile, heart: Heart, peak_flops: float = 0.0) -> None:
-        """Start with empty readings; `peak_flops` is the peak of all accelerators in FLOP/s, 0 when unknown."""
+    def __init__(
+        self, stage: StageFile, heart: Heart, peak_flops: float = 0.0, first_pid: int | None = None
+    ) -> None:
+        """Start with empty readings.
+
+        Args:
+            stage: that runs.
+            heart: of this rank.
+            peak_flops: peak of all accelerators in FLOP/s, 0 when unknown.
+            first_pid: process with which the pod began; None: how long the stage takes to start is not measured.
+        """
         self._heart = heart
+        self._first_pid = first_pid
         self._peak_flops = peak_flops
         self._lock = threading.Lock()
         self._progress = Progress(run_key=stage.run.key, stage=stage.run.stage)
@@ -74,6 +94,8 @@ class Board:
         shown = {name: value for name, value in fields.items() if name in Progress.model_fields}
         if isinstance(shown.get("activity"), str):
             shown["activity"] = shortened(str(shown["activity"]), 200)
+        if self._first_pid is not None and (step or fields.get("fraction")):
+            self._measure_start_up(self._first_pid)
         with self._lock:
             for name in (name for name, value in fields.items() if value is None):
                 self._measures.pop(name, None)
@@ -85,6 +107,16 @@ class Board:
                 self._progress = Progress.model_validate(self._progress.model_dump() | shown)
             except ValidationError as error:
                 logger.debug("dropped an invalid reading: %s", error)
+
+    def _measure_start_up(self, first_pid: int) -> None:
+        """Measure once what passed until the first work, and write it into the log, where it stays."""
+        self._first_pid = None
+        seconds, cpu_seconds = seconds_since_start(first_pid), time.process_time()
+        if seconds is None:
+            return
+        logger.info("first work %.1f s after the start, %.1f s of CPU", seconds, cpu_seconds)
+        with self._lock:
+            self._measures |= {"start_up_seconds": seconds, "start_up_cpu_seconds": cpu_seconds}
 
     def heartbeat(self) -> None:
         """Report that this rank is making progress."""
