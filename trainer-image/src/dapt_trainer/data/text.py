@@ -93,30 +93,31 @@ def words(normalized_text: str) -> list[str]:
     return (_ASCII_WORD if normalized_text.isascii() else _WORD).findall(normalized_text)
 
 
+class _WordHashes(dict[str, int]):
+    """Maps each word to its 64-bit hash, which is computed at the first look-up."""
+
+    def __missing__(self, word: str) -> int:
+        content = word.encode("utf-8", "surrogatepass")
+        value = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+        self[word] = value
+        return value
+
+
 class WordHasher:
     """Hashes words and n-grams of words; caches the hashes of words."""
 
     def __init__(self) -> None:
-        self._cache: dict[str, int] = {}
+        self._cache = _WordHashes()
         self._powers = np.ones(1, dtype=np.uint64)
         self._inverses = np.ones(1, dtype=np.uint64)
 
     def hashes(self, text_words: Sequence[str]) -> Hashes:
         """Return one 64-bit hash for each word."""
-        cache = self._cache
-        try:
-            # The usual case once the cache is warm: no word of the batch is new.
-            return np.array([cache[word] for word in text_words], dtype=np.uint64)
-        except KeyError:
-            pass
-        if len(cache) > _MAX_CACHED_WORDS:
+        if len(self._cache) > _MAX_CACHED_WORDS:
             # Bounded: a corpus has more different words (numbers, names) than memory should hold.
-            cache.clear()
-        for word in text_words:
-            if word not in cache:
-                content = word.encode("utf-8", "surrogatepass")
-                cache[word] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-        return np.array([cache[word] for word in text_words], dtype=np.uint64)
+            self._cache.clear()
+        # No Python code runs for a word that is known, and no list of a million numbers is made.
+        return np.fromiter(map(self._cache.__getitem__, text_words), dtype=np.uint64, count=len(text_words))
 
     def ngrams(self, word_hashes: Hashes, lengths: Sequence[int]) -> list[Hashes]:
         """Return for each n of `lengths` the hashes [words - n + 1] of all runs of n words; empty for fewer words."""
