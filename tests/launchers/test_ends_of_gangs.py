@@ -57,6 +57,14 @@ def test_secondary_failure_gives_peers_seconds_to_report_the_cause() -> None:
     assert state_of(*pods, now=AT_ONCE + timedelta(seconds=5)).peers_to_end == (PEER,)
 
 
+@pytest.mark.parametrize(("exit_code", "cause"), [(76, Cause.FORGETTING_LIMIT), (77, Cause.DIVERGED)])
+def test_an_end_that_all_ranks_decide_leaves_rank_0_time_to_report_it(exit_code: int, cause: Cause) -> None:
+    decided = termination_message(exit_code, cause, "general perplexity is +90.0% over the base model's")
+    pods = (pod(0, "Running", state=RUNNING), ended(1, exit_code, decided))
+    assert state_of(*pods, now=AT_ONCE + timedelta(seconds=59)).peers_to_end == ()
+    assert state_of(*pods, now=AT_ONCE + timedelta(seconds=60)).peers_to_end == (f"{RUN.name}-0",)
+
+
 def test_peers_of_a_stopped_pod_may_save() -> None:
     stopped = termination_message(143, Cause.STOPPED, "stopped at step 40; checkpoint written")
     assert state_of(ended(0, 143, stopped), pod(1, "Running")).peers_to_end == ()

@@ -39,6 +39,9 @@ TAINTED: Final = "DeletionByTaintManager"
 """Reason of an eviction by a taint of the node."""
 PEER_REPORT_SECONDS: Final = 5
 """Time for the peers of a pod that was deleted, or that failed because of a peer, to report their own causes."""
+AGREED_REPORT_SECONDS: Final = 60
+"""Time for the peers of a pod that ended by a decision of all ranks to end as well: rank 0 writes the report first."""
+_AGREED: Final = (Cause.FORGETTING_LIMIT, Cause.DIVERGED)
 GONE: Final = "the pod was deleted and its node did not report within the grace period how it ended"
 _NEVER_RAN: Final = ("StartError", "ContainerCannotRun")
 _MAX_INDEX_DIGITS: Final = 6
@@ -223,18 +226,26 @@ def peers_to_end(pods: tuple[Pod, ...], now: datetime) -> tuple[str, ...]:
     """Return the names of the pods that are alive and wait in vain for one that failed.
 
     The peers of a pod that failed by itself may be killed at once. A pod that failed because of a peer, or that was
-    taken away without a save, leaves its peers a few seconds to report their causes. A pod that stopped on request
-    leaves them their whole grace period: they are saving.
+    taken away without a save, leaves its peers a few seconds to report their causes, and one that ended by a decision
+    of all ranks leaves them longer to report theirs. A pod that stopped on request leaves them their whole grace
+    period: they are saving.
     """
+    waits = (_wait_for_reports(pod) for pod in pods)
     ends = [
-        _or_long_ago(pod.finished)
-        for pod in pods
-        if pod.has_failed and not pod.has_failed_by_itself and pod.exit_code != ExitCode.STOPPED
+        (_or_long_ago(pod.finished), wait) for pod, wait in zip(pods, waits, strict=True) if wait is not None
     ]
-    is_late = bool(ends) and now - min(ends) >= timedelta(seconds=PEER_REPORT_SECONDS)
-    if not is_late and not any(pod.has_failed_by_itself for pod in pods):
+    if not any(wait == 0 or now - end >= timedelta(seconds=wait) for end, wait in ends):
         return ()
     return tuple(pod.name for pod in pods if pod.is_alive)
+
+
+def _wait_for_reports(pod: Pod) -> float | None:
+    """Return for how many seconds after its end a pod's peers may still report; None when it ends no peer."""
+    if not pod.has_failed:
+        return None
+    if pod.has_failed_by_itself:
+        return AGREED_REPORT_SECONDS if pod.cause in _AGREED else 0
+    return None if pod.exit_code == ExitCode.STOPPED else PEER_REPORT_SECONDS
 
 
 def _or_long_ago(time: datetime | None) -> datetime:
