@@ -69,6 +69,19 @@ def test_the_trainer_opens_every_scheme_that_the_api_accepts(
     assert sorted(schemes) == sorted(openers)
 
 
+def test_folders_are_removed_copied_and_walked_by_the_shared_helpers() -> None:
+    helpers = ROOT / "operator/src/dapt_contract/untrusted/folders.py"
+    by_recursion = ("rmtree(", "copytree(", "rglob(", '"**/')
+    found = [
+        f"{path.relative_to(ROOT)}: {call}"
+        for source in ("operator/src", "trainer-image/src")
+        for path in (ROOT / source).rglob("*.py")
+        for call in by_recursion
+        if path != helpers and call in path.read_text()
+    ]
+    assert found == []
+
+
 def test_a_folder_holds_at_most_twelve_modules() -> None:
     crowded = {
         str(folder.relative_to(ROOT)): len(modules)

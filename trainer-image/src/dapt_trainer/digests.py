@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dapt_contract.stages.common import Member, ModelReference, RecordedDigests
+from dapt_contract.untrusted.folders import paths_below
+from dapt_contract.untrusted.regular_files import IrregularFileError
 from dapt_trainer.errors import InfrastructureError, InputError
 
 DIGEST_DIGITS = 12
@@ -91,10 +93,20 @@ def loaded_files(folder: Path) -> list[str]:
     Raises:
         InputError: the folder has no safetensors file.
     """
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    names = [path.relative_to(folder).as_posix() for path in _paths_below(folder) if path.is_file()]
     if not any(name.endswith(_WEIGHTS) for name in names):
         raise InputError(f"{folder}: no *.safetensors file to name the model by")
     return sorted(name for name in names if is_loaded(name))
+
+
+def _paths_below(folder: Path) -> list[Path]:
+    try:
+        return paths_below(folder)
+    except IrregularFileError as error:
+        raise InputError(
+            f"{folder}: no folder of a model ({error.strerror}): the work volume changed since it was written; create"
+            " a new DomainAdaptation, which writes it again"
+        ) from error
 
 
 def size_of_folder(folder: Path) -> int:
@@ -263,7 +275,7 @@ def _folders_of(references: Iterable[ModelReference]) -> list[str]:
 
 def _identities(folder: Path) -> list[tuple[str, int, int, int, int, int]]:
     found = []
-    for path in sorted(folder.rglob("*")):
+    for path in _paths_below(folder):
         name = path.relative_to(folder).as_posix()
         if is_loaded(name) and path.is_file():
             file = path.stat()

@@ -12,7 +12,6 @@ import contextlib
 import copy
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import BinaryIO, TypeAlias
 import torch
 
 from dapt_contract.checkpoint import FileEntry
+from dapt_contract.untrusted.folders import paths_below, remove_folder
 from dapt_trainer.safetensors_header import safetensors_header
 
 _save = torch.save
@@ -75,7 +75,7 @@ class StagedFiles:
         `torch.save` is replaced within the block, for the libraries that call it. Everything else that is written to
         the folder is text of some kilobytes, which is read into memory at the end.
         """
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        remove_folder(self._scratch)
         folder = self._scratch / name
         folder.mkdir(parents=True)
 
@@ -95,10 +95,10 @@ class StagedFiles:
             yield folder
         finally:
             torch.save = _save
-        for path in sorted(self._scratch.rglob("*")):
+        for path in paths_below(self._scratch):
             if path.is_file():
                 self._files[path.relative_to(self._scratch).as_posix()] = path.read_bytes()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        remove_folder(self._scratch)
         self._note_copies()
 
     @property

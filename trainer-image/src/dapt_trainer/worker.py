@@ -26,6 +26,7 @@ from dapt_contract.layout import WRITTEN
 from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import write_report
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.context import PreflightSettings, StageContext
 from dapt_trainer.errors import InputError, StageEnded, StopRequested
 from dapt_trainer.linux import PARENT_PID, die_with_parent
@@ -141,7 +142,7 @@ def _run(
     finally:
         if rank == 0:
             # What the stage had to write down to load it: see `written_models.for_stages`.
-            shutil.rmtree(context.try_folder / WRITTEN, ignore_errors=True)
+            remove_folder(context.try_folder / WRITTEN)
     if rank == 0:
         write_report(settings.work, stage, report, key=context.signing_key)
     return _facts_of(report)

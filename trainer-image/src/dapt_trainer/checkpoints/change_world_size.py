@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import hashlib
 import io
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pydantic import TypeAdapter
 
 from dapt_contract.checkpoint import FileEntry
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.checkpoints.inventory import RESUME_FOLDER, StoredCheckpoint
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
 from dapt_trainer.distributed import Ranks
@@ -92,7 +92,7 @@ def convert_to_universal(
     tag = (checkpoint.folder / RESUME_FOLDER / "latest").read_text().strip()
     converted = target / RESUME_FOLDER
     if ranks.is_first:
-        shutil.rmtree(target, ignore_errors=True)
+        remove_folder(target)
         (converted / tag).mkdir(parents=True)
     # Ranks of the first node have the same number there as among all.
     count = sum(ranks.gather(ranks.rank == ranks.local_rank, _IS_SHARED))  # after the folder was made

@@ -6,8 +6,6 @@ before its SHA-256 matches, and a folder with a link or with a file that the man
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from pathlib import Path
 from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest
 from dapt_contract.envelope import ContractError, read_envelope, write_envelope
 from dapt_contract.layout import try_number
+from dapt_contract.untrusted.folders import remove_folder, run_folders
 from dapt_trainer.checkpoints.fence import Claim
 from dapt_trainer.checkpoints.listed_files import problem_of_file, problem_of_listing
 
@@ -176,16 +175,17 @@ def clear_leftovers(lineage: Path, keep: Inventory, own_try: Path) -> None:
     Call it right after the claim: a run that still writes there is no longer allowed to.
     """
     kept = {stored.folder for stored in keep.checkpoints}
-    for folder in lineage.glob("try-*/checkpoint-*"):
-        # Without a manifest: the run ended between the rename and the manifest of a save.
-        unfinished = folder.is_dir() and not folder.with_suffix(".json").exists()
-        if folder.name.endswith(PARTIAL_SUFFIX) or unfinished:
-            _remove(folder)
+    for _, run_folder in run_folders(lineage):
+        for folder in run_folder.glob("checkpoint-*"):
+            # Without a manifest: the run ended between the rename and the manifest of a save.
+            unfinished = folder.is_dir() and not folder.with_suffix(".json").exists()
+            if folder.name.endswith(PARTIAL_SUFFIX) or unfinished:
+                remove_folder(folder)
     for manifest in own_try.glob("checkpoint-*.json"):
         if manifest.with_suffix("") not in kept:
             # The manifest first, as in every removal: a checkpoint exists when its manifest does.
             manifest.unlink()
-            _remove(manifest.with_suffix(""))
+            remove_folder(manifest.with_suffix(""))
 
 
 def drop_old_optimizer_states(
@@ -200,13 +200,6 @@ def drop_old_optimizer_states(
         manifest = checkpoint.manifest.without_optimizer(RESUME_FOLDER).signed(key)
         # The manifest first: killed in between, this leaves a valid checkpoint with files that it does not list.
         write_envelope(checkpoint.manifest_path, CHECKPOINT_SCHEMA, manifest)
-        _remove(checkpoint.folder / RESUME_FOLDER)
+        remove_folder(checkpoint.folder / RESUME_FOLDER)
         result[index] = checkpoint.with_manifest(manifest)
     return result
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder as far as that is possible."""
-    # Python removes folders by recursion, and somebody may have made some thousands deep.
-    with contextlib.suppress(RecursionError):
-        shutil.rmtree(folder, ignore_errors=True)

@@ -21,6 +21,7 @@ import torch
 
 from dapt_contract.checkpoint import FileEntry
 from dapt_contract.sentences import shortened
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.checkpoints.listed_files import ChangedFileError, open_listed
 from dapt_trainer.errors import InfrastructureError, InputError
 
@@ -50,7 +51,7 @@ class ResumeFiles:
         self._entries = {entry.path: entry for entry in entries}
         self.folder = Path(os.path.abspath(view))
         """Where the libraries read the checkpoint."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
         self.folder.mkdir(parents=True)
         for name in self._entries:
             place = self.folder / name
@@ -132,7 +133,7 @@ class ResumeFiles:
 
     def remove(self) -> None:
         """Remove the private folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
     def _error(self, problem: str) -> InfrastructureError:
         return InfrastructureError(

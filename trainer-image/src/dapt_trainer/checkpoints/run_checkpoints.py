@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -19,6 +18,7 @@ from dapt_contract.envelope import ContractError
 from dapt_contract.layout import lineage_folder
 from dapt_contract.measure import SidePerplexity
 from dapt_contract.stages.pretrain import CheckpointFacts
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.checkpoints.fence import read_claim, require_not_superseded, write_claim
 from dapt_trainer.checkpoints.inventory import (
     RESUME_FOLDER,
@@ -301,7 +301,7 @@ class RunCheckpoints:
                 # The manifest first: without it the checkpoint does not exist, so a kill in between leaves none
                 # with missing files.
                 stored.manifest_path.unlink(missing_ok=True)
-                shutil.rmtree(stored.folder, ignore_errors=True)
+                remove_folder(stored.folder)
         self._checkpoints = kept
         if not kept:
             self.resumed, self.distribution = None, self._config.distribution

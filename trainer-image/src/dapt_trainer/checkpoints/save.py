@@ -21,6 +21,7 @@ from dapt_contract.checkpoint import CHECKPOINT_SCHEMA, CheckpointManifest, File
 from dapt_contract.envelope import fsync_folder, write_envelope
 from dapt_contract.measure import SidePerplexity
 from dapt_contract.sentences import shortened
+from dapt_contract.untrusted.folders import paths_below, remove_folder
 from dapt_trainer.checkpoints.inventory import PARTIAL_SUFFIX, StoredCheckpoint
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.distributed import Ranks
@@ -69,8 +70,8 @@ def begin(folder: Path) -> None:
         OSError: the volume is full or gone.
     """
     # Left from a save that did not get as far as its manifest: neither is a checkpoint.
-    shutil.rmtree(partial_of(folder), ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(partial_of(folder))
+    remove_folder(folder)
     partial_of(folder).mkdir(parents=True)
 
 
@@ -93,7 +94,7 @@ def write_all(
     problem = next((rank.problem for rank in every if rank.problem), None)
     if problem is not None:
         if ranks.is_first:
-            shutil.rmtree(partial_of(folder), ignore_errors=True)
+            remove_folder(partial_of(folder))
         raise InfrastructureError(with_advice(problem, folder, last_complete))
     return tuple(sorted((file for rank in every for file in rank.files), key=lambda file: file.path))
 
@@ -134,7 +135,7 @@ def failing_cleanly(folder: Path, last_complete: str) -> Iterator[None]:
     except Exception as error:  # torch and safetensors raise their own kinds for a full disk
         # Before the partial folder is removed: that is what was free when the save failed.
         problem = _problem_of(error, folder)
-        shutil.rmtree(partial_of(folder), ignore_errors=True)
+        remove_folder(partial_of(folder))
         raise InfrastructureError(with_advice(problem, folder, last_complete)) from error
 
 
@@ -154,14 +155,14 @@ def with_advice(problem: str, folder: Path, last_complete: str) -> str:
 
 def fsync_folders(root: Path) -> None:
     """Flush the names of all files below `root` to disk."""
-    for path in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):
+    for path in reversed([path for path in paths_below(root) if path.is_dir()]):
         fsync_folder(path)
     fsync_folder(root)
 
 
 def list_files(folder: Path) -> tuple[FileEntry, ...]:
     """Return every file below a folder with its size and SHA-256, in the order of paths."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = [path for path in paths_below(folder) if path.is_file()]
     # Threads are enough: hashlib releases the interpreter's lock while it hashes.
     with ThreadPoolExecutor(_THREADS) as pool:
         digests = list(pool.map(sha256_of_file, paths))

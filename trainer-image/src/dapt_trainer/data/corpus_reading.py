@@ -16,9 +16,10 @@ from typing import Final
 
 from dapt_contract.base import Contract
 from dapt_contract.envelope import ContractError, digest_of, read_envelope, write_envelope
-from dapt_contract.layout import MODEL, REPORT, try_number
+from dapt_contract.layout import MODEL, REPORT
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import PrepareConfig
+from dapt_contract.untrusted.folders import run_folders
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.analysis import AnalysisPool, AnalysisSettings
 from dapt_trainer.data.base_model.facts import TokenizerDescription
@@ -124,13 +125,8 @@ def _earlier_spools(config: PrepareConfig, context: StageContext) -> list[Path]:
     if config.prepared_digest is not None:
         return []
     own = context.stage.run.try_number
-    return [folder / SPOOL for number, folder in sorted(_try_folders(context), reverse=True) if number < own]
-
-
-def _try_folders(context: StageContext) -> list[tuple[int, Path]]:
-    """Return the folders of all runs of the stage, with their numbers; others may have made more beside them."""
-    found = [(try_number(folder.name), folder) for folder in context.try_folder.parent.glob("try-*")]
-    return [(number, folder) for number, folder in found if number is not None]
+    found = run_folders(context.try_folder.parent)
+    return [folder / SPOOL for number, folder in reversed(found) if number < own]
 
 
 @dataclass(frozen=True)

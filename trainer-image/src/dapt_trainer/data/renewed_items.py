@@ -5,12 +5,12 @@ Where the text is cleaned of the items, other items are another corpus. Where it
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from dapt_contract.layout import DATA, HARNESS, ITEMS, MODEL, PROBES, TASKS
 from dapt_contract.stages.prepare import PrepareConfig, PrepareReport
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.input_problems import Problems
 from dapt_trainer.data.packing.data_manifest import MANIFEST, DataManifest, write_manifest
@@ -76,11 +76,11 @@ def with_current_items(
     if finished.inputs_digest == config.inputs_digest:
         return finished.report
     folder = context.try_folder / "items"
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
     try:
         return _renewed(finished, config, context, folder, beat)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 def _renewed(

@@ -7,7 +7,6 @@ and writes the termination message, which is all that the operator reads of a po
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from dapt_contract.pod.failure import Cause, ExitCode
 from dapt_contract.pod.message import RunEnd, encode_message
 from dapt_contract.stage_file import StageFile, finished_report
 from dapt_contract.stages import KINDS
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.errors import InputError
 from dapt_trainer.linux import PARENT_PID, oom_kills
 from dapt_trainer.pod.disk_reserve import Reserve
@@ -58,7 +58,7 @@ def run_agent(kind: str, config: Path, sha256: str | None, worker: Sequence[str]
     command = [*worker, "--config", str(config), *(["--sha256", sha256] if sha256 else [])]
     outcome = _run_ranks(stage, command, settings, log)
     # Deleted with its reserve before the message is written: the message must fit on a full disk.
-    shutil.rmtree(settings.ranks_folder, ignore_errors=True)
+    remove_folder(settings.ranks_folder)
     return _report(log, stage.run.key, kind, outcome)
 
 
@@ -77,7 +77,7 @@ def _run_ranks(stage: StageFile, command: Sequence[str], settings: PodSettings, 
         outcome = PodOutcome(ExitCode.STOPPED, Cause.STOPPED, "stop requested before the ranks ran")
         os._exit(_report(log, stage.run.key, stage.kind, outcome))
 
-    shutil.rmtree(settings.ranks_folder, ignore_errors=True)
+    remove_folder(settings.ranks_folder)
     settings.ranks_folder.mkdir(parents=True)
     Reserve(settings.ranks_folder / "reserve")
     os.environ[PARENT_PID] = str(os.getpid())

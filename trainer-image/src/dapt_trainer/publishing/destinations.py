@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from dapt_contract.inputs.bucket_names import bucket_fault
 from dapt_contract.layout import HUB_CACHE, PREPARED, STAGES
+from dapt_contract.untrusted.folders import paths_below, remove_folder
 from dapt_trainer.data.reading.sources import filesystem_of
 from dapt_trainer.errors import InputError, StageError
 from dapt_trainer.limited_time import while_beating
@@ -224,7 +225,7 @@ class Folder:
                 probe.mkdir(parents=True, exist_ok=True)
                 (probe / PROBE).write_bytes(b"dapt")
             finally:
-                shutil.rmtree(probe, ignore_errors=True)
+                remove_folder(probe)
                 for folder in missing:
                     # Another run may have put something there meanwhile.
                     with contextlib.suppress(OSError):
@@ -234,7 +235,7 @@ class Folder:
         """Return a folder next to the destination; see `Destination`."""
         with _errors_as_sentences(self._uri, "written"):
             # Left from a run that was killed.
-            shutil.rmtree(self._staging, ignore_errors=True)
+            remove_folder(self._staging)
             self._folder.parent.mkdir(parents=True, exist_ok=True)
         return self._staging
 
@@ -259,12 +260,12 @@ class Folder:
         for path in _files(new):
             _fsync(path)
             heartbeat()
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
         # A rename cannot replace a folder that is not empty.
         if self._folder.exists():
             self._folder.rename(old)
         new.rename(self._folder)
-        shutil.rmtree(old, ignore_errors=True)
+        remove_folder(old)
 
 
 class ObjectStore:
@@ -368,7 +369,7 @@ class Hub:
 
 def _files(folder: Path) -> list[Path]:
     """Return all files, the manifest last."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    paths = [path for path in paths_below(folder) if path.is_file()]
     return sorted(paths, key=lambda path: path.name == MANIFEST)
 
 

@@ -9,7 +9,6 @@ stopped or killed costs only the blend that it was measuring.
 from __future__ import annotations
 
 import gc
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from dapt_contract.envelope import ContractError, read_envelope, write_envelope
 from dapt_contract.layout import BLENDS, lineage_folder, try_number
 from dapt_contract.measure import Side
 from dapt_contract.stages.blend import Blend, BlendConfig, BlendFacts, BlendReport, BlendRow, blend_folder
+from dapt_contract.untrusted.folders import remove_folder, run_folders
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.packing.data_manifest import DataManifest
 from dapt_trainer.data.packing.recorded_data import read_recorded_data
@@ -283,7 +283,11 @@ def _remove_all_but(context: StageContext, measured: dict[str, _Measured]) -> No
     run = context.stage.run
     named = {blend_folder(found.row, run.attempt, run.candidate) for found in measured.values()}
     lineage = context.work / lineage_folder(run)
-    for folder in lineage.glob(f"try-*/{BLENDS}/*"):
-        is_newer = (try_number(folder.parent.parent.name) or 0) > run.try_number
-        if not is_newer and folder.relative_to(context.work).as_posix() not in named:
-            shutil.rmtree(folder, ignore_errors=True)
+    for number, run_folder in run_folders(lineage):
+        blends = run_folder / BLENDS
+        # A newer run's are in use; below a link lies what is none of ours.
+        if number > run.try_number or blends.is_symlink():
+            continue
+        for folder in blends.glob("*"):
+            if folder.relative_to(context.work).as_posix() not in named:
+                remove_folder(folder)

@@ -9,7 +9,6 @@ sources are read again.
 from __future__ import annotations
 
 import errno
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from dapt_contract.stages.prepare import (
     TokenizerExtensionConfig,
 )
 from dapt_contract.stages.tuning_data import TuningDataReport
+from dapt_contract.untrusted.folders import remove_folder, run_folders
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.base_model.check import check_base_model
 from dapt_trainer.data.base_model.facts import (
@@ -142,7 +142,7 @@ class _Preparation:
     def _run(self) -> PrepareReport:
         config = self._config
         for folder in (self._folder, self._scratch, self._spool):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
             folder.mkdir(parents=True)
 
         # 1. Check the names of tasks first: it takes seconds, while the model and the corpus may be large.
@@ -207,11 +207,11 @@ class _Preparation:
     def _remove_leftovers(self, *names: str) -> None:
         """Remove working folders of this run, and of earlier runs that were killed."""
         own_number = self._context.stage.run.try_number
-        for folder in self._context.try_folder.parent.glob("try-*"):
+        for number, folder in run_folders(self._context.try_folder.parent):
             # Never those of a later run: it may be at work already.
-            if int(folder.name.removeprefix("try-")) <= own_number:
+            if number <= own_number:
                 for name in names:
-                    shutil.rmtree(folder / name, ignore_errors=True)
+                    remove_folder(folder / name)
 
     def _import_model(self) -> _BaseModel | None:
         """Import the base model and describe it; report its problems and return None when there are any."""

@@ -8,7 +8,6 @@ for resuming already, so a stop in the middle of an evaluation costs that evalua
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from dapt_contract.checkpoint import candidate_id
 from dapt_contract.measure import Side, SidePerplexity
 from dapt_contract.stages.pretrain import EndedBy, PretrainConfig, PretrainFacts, PretrainReport
 from dapt_contract.stop_rule import StopVerdict, judge_readings
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.checkpoints.change_world_size import convert_to_universal, must_convert
 from dapt_trainer.checkpoints.inventory import StoredCheckpoint
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
@@ -232,7 +232,7 @@ class PretrainRun:
         if self.saved_step < self.config.total_steps:
             attach_penalty(self.trainer, self.config, self.context, self.ranks, self.fisher)
         if self.ranks.is_first:
-            shutil.rmtree(self._converted_folder, ignore_errors=True)
+            remove_folder(self._converted_folder)
         # The resumed weights are loaded and not trained further: the only moment for a reading that is missing.
         if self._lacks_reading:
             self._measure(self.saved_step)

@@ -7,7 +7,6 @@ run's digest: a destination that is not empty is overwritten only where its mani
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from dapt_contract.inputs.json_files import read_json_object
 from dapt_contract.layout import STAGES
 from dapt_contract.stages.common import ModelReference
 from dapt_contract.stages.publish import CardFacts, PublishConfig, PublishFacts, PublishReport
+from dapt_contract.untrusted.folders import paths_below, remove_folder
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import HeldWeights, check_weights, sha256_of_file, size_of_reference
 from dapt_trainer.errors import InfrastructureError
@@ -48,7 +48,7 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     context.progress.update(activity="checking the destination")
     destination.require_writable(config.run_digest)
     own = context.try_folder / "publish"
-    shutil.rmtree(own, ignore_errors=True)
+    remove_folder(own)
     # Beside the destination where that is a folder: then publishing is a rename.
     staging = destination.staging(own)
     try:
@@ -69,7 +69,7 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
             "writes it again"
         ) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_folder(staging)
     return PublishReport(
         facts=PublishFacts(
             destination=config.destination,
@@ -168,7 +168,7 @@ def manifest_of(config: PublishConfig, folder: Path) -> ModelManifest:
             size_bytes=path.stat().st_size,
             sha256=sha256_of_file(path),
         )
-        for path in sorted(folder.rglob("*"))
+        for path in paths_below(folder)
         if path.is_file()
     )
     lines = "".join(f"{file.path} {file.sha256}\n" for file in files)

@@ -7,11 +7,11 @@ and moves the finished folder into place: killed at any moment and run again, it
 from __future__ import annotations
 
 import errno
-import shutil
 
 from dapt_contract.layout import MODEL
 from dapt_contract.stages.prepare import ModelFacts
 from dapt_contract.stages.tuning_data import TuningDataConfig, TuningDataReport
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.context import StageContext
 from dapt_trainer.data.base_model.facts import read_tokenizer
 from dapt_trainer.data.base_model.files import FACTS
@@ -35,7 +35,7 @@ def run(config: TuningDataConfig, context: StageContext) -> TuningDataReport:
     """
     folder = context.try_folder / "prepared"
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         folder.mkdir(parents=True)
         return _run(config, context)
     except OSError as error:
@@ -45,7 +45,7 @@ def run(config: TuningDataConfig, context: StageContext) -> TuningDataReport:
             f"{context.work}: the work volume is full ({error.strerror}); enlarge it"
         ) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 def _run(config: TuningDataConfig, context: StageContext) -> TuningDataReport:

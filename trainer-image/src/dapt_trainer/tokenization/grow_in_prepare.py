@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from dapt_contract.layout import EXTENDED_MODEL, MODEL
 from dapt_contract.stages.prepare import TokenizerExtensionConfig, TokenizerFacts
+from dapt_contract.untrusted.folders import copy_folder
 from dapt_trainer.data.base_model.check import named_tokens
 from dapt_trainer.data.base_model.facts import TokenizerDescription
 from dapt_trainer.data.base_model.files import FACTS
@@ -142,7 +143,7 @@ def write_grown_model(
     target.mkdir(parents=True)
     for path in sorted(model.iterdir()):
         if path.is_dir():
-            shutil.copytree(path, target / path.name)
+            copy_folder(path, target / path.name)
         elif path.suffix != ".safetensors" and path.name not in (*_OLD_FORMATS, "tokenizer.json", FACTS):
             shutil.copyfile(path, target / path.name)
     (target / "tokenizer.json").write_text(grown.tokenizer_json, encoding="utf-8")

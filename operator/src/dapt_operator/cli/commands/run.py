@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dapt_contract.sentences import CUT_MARK
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_contract.untrusted.regular_files import read_regular_file
 from dapt_operator.api.v1alpha1.conditions import PUBLISHED
 from dapt_operator.api.v1alpha1.profile import AdaptationProfile
@@ -331,4 +331,8 @@ def _remove(folder: RunFolder) -> None:
         raise UserError(
             f"{folder.path}: a dapt run is using it, so --fresh does not remove it; stop that one first"
         )
-    shutil.rmtree(folder.path)
+    if not remove_folder(folder.path):
+        raise UserError(
+            f"{folder.path}: --fresh could not remove all that is in it; remove it as the user who may, or give another"
+            " --runs-dir"
+        )

@@ -36,13 +36,19 @@ def files_below(path: Path) -> list[Path]:
     A folder of a GitOps tree has manifests of other kinds and templates that are no YAML: those are left out.
 
     Raises:
-        UserError: none of them does.
+        UserError: none of them does, or a folder cannot be read.
     """
     if not path.is_dir():
         return [path]
+    try:
+        paths = paths_below(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be searched: {error.strerror} ({error.filename}); name the files"
+        ) from error
     found = [
         file
-        for file in sorted(path.rglob("*"))
+        for file in paths
         if file.suffix in (".yaml", ".yml") and file.is_file() and _speaks_of_dapt(file)
     ]
     if not found:

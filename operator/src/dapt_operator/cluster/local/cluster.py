@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import threading
 import time
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import IO, Final, Self
 
 from dapt_contract.sentences import shortened
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_operator.api.names import LABEL_RUN
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.leading_links import foreign_entry
@@ -313,7 +313,7 @@ class LocalCluster:
             failure = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
             self._store.put(job | {"status": job_status.job_status(job, pods, failure)})
         for scratch in (self.folder / "pods").glob("*/scratch"):
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_folder(scratch)
 
 
 def _completions(job: Manifest) -> int:

@@ -17,7 +17,6 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.data.dedup.held_out_neighbours import MIN_SHINGLES, SHINGLE_WORDS
 from dapt_trainer.data.text import Hashes
 from dapt_trainer.errors import InfrastructureError
@@ -217,7 +217,7 @@ def _pairs_of_part(path: Path, folder: Path) -> Pairs:
     pairs_folder = folder / "pairs"
     MinhashDedupBuckets(str(folder), str(pairs_folder), config=config, lines_to_buffer=10_000).run(None, 0, 1)
     content = b"".join(found.read_bytes() for found in sorted(pairs_folder.glob("*.dups")))
-    shutil.rmtree(folder)
+    remove_folder(folder)
     neighbours = np.frombuffer(content, dtype="<u4").reshape(-1, 4)[:, [1, 3]].astype(np.int64)
     if not len(neighbours):
         return neighbours

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dapt_contract.layout import HARNESS, HELD_OUT, ITEMS, PROBES, TASKS
+from dapt_contract.untrusted.folders import paths_below
 from dapt_trainer.data.packing.data_manifest import DataManifest, read_manifest
 from dapt_trainer.digests import changed_file, sha256_of_file
 
@@ -22,7 +23,7 @@ def digests_of_files(folder: Path) -> dict[str, str]:
     Args:
         folder: root of the work volume, or the folder that becomes it.
     """
-    paths = [path for name in _FOLDERS for path in sorted((folder / name).glob("**/*.jsonl"))]
+    paths = [path for name in _FOLDERS for path in paths_below(folder / name) if path.suffix == ".jsonl"]
     # These have the digests of their splits, which are compared when a split is opened (`harness.data`).
     paths += sorted((folder / HARNESS).glob("*/*.json"))
     return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in paths}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from pathlib import Path
 
 from dapt_contract.envelope import fsync_folder
 from dapt_contract.layout import DATA, PREPARED
+from dapt_contract.untrusted.folders import remove_folder
 
 
 def move_into_place(prepared: Path, work: Path, trash: Path) -> None:
@@ -27,7 +28,7 @@ def move_into_place(prepared: Path, work: Path, trash: Path) -> None:
         folder = prepared / name
         _replace(work / name, folder if folder.is_dir() else None, trash)
     fsync_folder(work)
-    shutil.rmtree(prepared, ignore_errors=True)
+    remove_folder(prepared)
 
 
 def move_folder(source: Path, target: Path, trash: Path) -> None:
@@ -43,7 +44,7 @@ def move_folder(source: Path, target: Path, trash: Path) -> None:
 
 def _replace(target: Path, source: Path | None, trash: Path) -> None:
     # Renames alone: a removal takes long, and a kill in the middle of it would leave half a folder in place.
-    if target.exists():
+    if os.path.lexists(target):  # a link to nothing would be in the way too
         target.rename(trash / f"old-{target.name}-{time.monotonic_ns()}")
     if source is not None:
         source.rename(target)

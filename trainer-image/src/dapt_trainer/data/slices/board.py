@@ -13,13 +13,12 @@ pod that dies ends the run with all its pods, and the next run looks at no claim
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dapt_contract.envelope import ContractError, fsync_folder
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.data.reading.text_batches import MAX_SHOWN_BAD_RECORDS
 from dapt_trainer.data.slices.cut import CorpusSlice, CorpusSource
 from dapt_trainer.data.slices.records import SliceRecord, SliceSpool
@@ -84,9 +83,7 @@ class SliceBoard:
         record = self._from_earlier_run(corpus_slice, identity)
         if record is None:
             unfinished = self.folder / _SLICES / f".{corpus_slice.name}"
-            # Python removes folders by recursion, and somebody may have made some thousands deep.
-            with contextlib.suppress(RecursionError):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            remove_folder(unfinished)
             record = read(unfinished)
             self._put(unfinished, corpus_slice)
         if record.failures or (may_fail and len(record.shown) >= MAX_SHOWN_BAD_RECORDS):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from dapt_contract.measure import Side
 from dapt_contract.stages.prepare import TextSource, source_label
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.data.dedup.minhash import BAND_MEMORY_BYTES, HASHES, Signatures, find_repeats
 from dapt_trainer.data.packing.shards import Integer, Integers, mapped_array
 from dapt_trainer.data.reading.text_batches import Counts
@@ -204,7 +204,7 @@ def mark_repeats(
     """
     stored = (signatures for spool in spools for signatures in spool.signatures or ())
     marks = iter(find_repeats(stored, folder, memory_bytes=memory_bytes, beat=beat))
-    shutil.rmtree(folder)
+    remove_folder(folder)
     return [
         dataclasses.replace(spool, is_repeat=_joined([next(marks) for _ in spool.tokens.paths]))
         for spool in spools

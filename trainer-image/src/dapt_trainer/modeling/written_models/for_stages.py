@@ -7,10 +7,9 @@ weights are the file, mapped into memory. Later stages need the recipe alone, wh
 
 from __future__ import annotations
 
-import shutil
-
-from dapt_contract.layout import WRITTEN, lineage_folder, try_number
+from dapt_contract.layout import WRITTEN, lineage_folder
 from dapt_contract.stages.common import ModelReference
+from dapt_contract.untrusted.folders import remove_folder, run_folders
 from dapt_trainer.context import StageContext
 from dapt_trainer.digests import HeldWeights, size_of_reference
 from dapt_trainer.distributed import Ranks
@@ -83,8 +82,8 @@ def _remove_leftovers(context: StageContext) -> None:
     """Remove what earlier runs of the same work have left, complete or not."""
     run = context.stage.run
     lineage = context.work / lineage_folder(run)
-    for name in (WRITTEN, WRITTEN + PARTIAL):
-        for folder in lineage.glob(f"try-*/{name}"):
-            # A newer run's is in use: this run was replaced, and does not know it yet.
-            if (try_number(folder.parent.name) or run.try_number) < run.try_number:
-                shutil.rmtree(folder, ignore_errors=True)
+    for number, folder in run_folders(lineage):
+        # A newer run's is in use: this run was replaced, and does not know it yet.
+        if number < run.try_number:
+            remove_folder(folder / WRITTEN)
+            remove_folder(folder / (WRITTEN + PARTIAL))

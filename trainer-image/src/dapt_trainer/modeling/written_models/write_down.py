@@ -29,6 +29,7 @@ from dapt_contract.envelope import fsync_folder
 from dapt_contract.inputs.json_files import read_json_object
 from dapt_contract.sentences import shortened
 from dapt_contract.stages.common import Member, ModelReference
+from dapt_contract.untrusted.folders import copy_folder, paths_below, remove_folder
 from dapt_trainer.digests import SIDE_FILES, digest_of_weights, is_loaded, sha256_of_file
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError, InputError
@@ -107,8 +108,8 @@ def write_down(
     partial = folder.with_name(folder.name + PARTIAL)
     try:
         if ranks.is_first:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(partial)
+            remove_folder(folder)
             partial.mkdir(parents=True)
         ranks.barrier()
         written = write_weights(
@@ -119,7 +120,7 @@ def write_down(
         )
     except (OSError, SafetensorError) as error:
         if ranks.is_first:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_folder(partial)
         raise InfrastructureError(
             f"{folder}: the model could not be written: {shortened(' '.join(str(error).split()), 200)}; enlarge the "
             "volume, and the next run writes it again"
@@ -341,14 +342,14 @@ def _complete(source: Path, partial: Path, folder: Path, written: WrittenWeights
         if name not in (INDEX, _CONFIG) and (source / name).is_file():
             shutil.copyfile(source / name, partial / name)
     if (source / _TEMPLATES).is_dir():
-        shutil.copytree(source / _TEMPLATES, partial / _TEMPLATES)
+        copy_folder(source / _TEMPLATES, partial / _TEMPLATES)
     _write_config(source / _CONFIG, partial / _CONFIG, str(written.dtype).removeprefix("torch."))
     digests = dict(written.sha256_by_name)
-    for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+    for path in [path for path in paths_below(partial) if path.is_file()]:
         name = path.relative_to(partial).as_posix()
         if is_loaded(name) and name not in digests:
             digests[name] = sha256_of_file(path)
-    for path in sorted(partial.rglob("*"), reverse=True):
+    for path in reversed(paths_below(partial)):
         fsync_folder(path)  # opens files too: the weights are on disk already, this is for the small ones
     fsync_folder(partial)
     # After the content is on disk, or a power cut could leave a complete name on incomplete files.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from dapt_contract.checkpoint import FileEntry
 from dapt_contract.envelope import ContractError, digest_of, fsync_folder, read_envelope, write_envelope
 from dapt_contract.layout import STAGES
 from dapt_contract.sentences import shortened
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.digests import sha256_of_file
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.errors import InfrastructureError
@@ -145,7 +145,7 @@ def save_fisher(
     """
     folder = try_folder / key.name
     if ranks.is_first:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         # Empty: a save that did not get as far as its manifest may have left files.
         folder.mkdir(parents=True)
     ranks.barrier()
@@ -180,7 +180,7 @@ def save_fisher(
     reason = ranks.from_first(lambda: problems[0] if problems else "", TypeAdapter(str))
     if reason:
         if ranks.is_first:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
         raise InfrastructureError(
             f"the Fisher information could not be saved: {reason}; enlarge the volume, and the next run measures it "
             "again"

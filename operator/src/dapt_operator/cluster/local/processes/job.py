@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Final
 
 from dapt_contract.pod.environment import TERMINATION_MESSAGE_BYTES
 from dapt_contract.pod.failure import ExitCode
+from dapt_contract.untrusted.folders import remove_folder
 from dapt_operator.cluster.local.errors import LocalRunError
 from dapt_operator.cluster.local.object_files import ObjectFiles
 from dapt_operator.cluster.local.processes import job_status
@@ -237,7 +237,7 @@ class LocalJob:
         if code != 0 and has_peers:
             self.stop()
         self._on_change()
-        shutil.rmtree(pod_folder(self._folder, self._pod_name(index)) / "scratch", ignore_errors=True)
+        remove_folder(pod_folder(self._folder, self._pod_name(index)) / "scratch")
 
     def _finish_if_over(self) -> None:
         """Clean up a Job whose processes have all ended. Called with the lock held."""
@@ -253,7 +253,7 @@ class LocalJob:
                 self._store.remove("Pod", name)
             self._store.remove("Job", self._name)
             for name in self._pod_names:
-                shutil.rmtree(pod_folder(self._folder, name), ignore_errors=True)
+                remove_folder(pod_folder(self._folder, name))
             self._on_change()
 
     def _write_job(self) -> None:
