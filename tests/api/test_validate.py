@@ -85,6 +85,26 @@ INVALID = {
         "  model: {sorce: hf://org/base}",
         "spec.model.sorce (line 5): unknown field; nearest known name is 'source'; rename or remove it",
     ),
+    "a number with a comma within braces is no shorter number": (
+        "  pretraining: {budget: {tokens: 10,000}}",
+        "spec.pretraining.budget.000 (line 9): a comma within braces ends a value: write a number without commas, such"
+        " as 10000000 or 1.5",
+    ),
+    "an unknown field without a value is refused too": (
+        "  pretraining: {schedule: {zzz: }}",
+        "spec.pretraining.schedule.zzz (line 9): unknown field; known here: type, warmupFraction, minimumRatio;"
+        " remove it",
+    ),
+    "a method without fields is written out": (
+        "  pretraining: {method: {lora: }}",
+        "spec.pretraining.method (line 9): exactly one of full and lora must be given: keep one of them; lora has no"
+        " fields here, which counts as left out: write lora: {}",
+    ),
+    "resources of pretraining are those of the whole": (
+        "  stageResources: {pretrain: {gpus: 8}}",
+        "spec.stageResources.pretrain (line 9): pretraining runs on all of spec.resources; set nodes, gpusPerNode, cpu"
+        " and memory there",
+    ),
     "a name with a line break comes in quotes": (
         '  "evil\\nname": 1',
         "spec['evil\\nname'] (line 9): unknown field; known here: profile, suspend, queue, priorityClassName, seed,"
@@ -361,6 +381,11 @@ INVALID_PROFILES = {
     "no memory": (
         "  accelerator: {kind: gpu}",
         "spec.accelerator.memoryGiB (line 6): missing, but required; add it: a number above 0 and at most 100000",
+    ),
+    "an image with a space": (
+        "  trainerImage: foo bar",
+        "spec.trainerImage (line 5): 'foo bar' is not accepted; write the name of an image, such as"
+        " registry.example/team/dapt-trainer:0.1.0",
     ),
     "an unknown launcher": (
         "  launcher: PyTorchJob",

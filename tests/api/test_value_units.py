@@ -77,7 +77,7 @@ HINTS = {
     ),
     "pretraining: {budget: {tokens: 2.5B tokens}}": "for 2.5B tokens write 2500000000",
     "pretraining: {budget: {tokens: 300M}}": "for 300M write 300000000",
-    'pretraining: {budget: {tokens: "2,000,000"}}': "write 2000000",
+    'pretraining: {budget: {tokens: "2,000,000"}}': "write it without separators: 2000000",
     "pretraining: {schedule: {warmupFraction: 3}}": "for 3 % write 0.03",
     "pretraining: {schedule: {minimumRatio: 10%}}": "for 10% write 0.1",
     "pretraining: {method: {lora: {dropout: 5}}}": "for 5 % write 0.05",

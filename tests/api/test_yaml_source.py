@@ -79,6 +79,11 @@ def test_anchors_and_merges_are_followed() -> None:
         ),
         ("a: 1\na: 2", "m.yaml:2:1: the field 'a' is given twice (first in line 1); keep one of them"),
         (
+            "a: {tokens: 1,000,000}",
+            "m.yaml:1:19: the field '000' is given twice (first in line 1); a comma within braces ends a value: write a"
+            " number without commas, such as 10000000 or 1.5",
+        ),
+        (
             "a: !!python/object:os.system {}",
             "m.yaml:1:4: the tag !!python/object:os.system is not accepted; remove it",
         ),

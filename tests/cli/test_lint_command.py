@@ -155,6 +155,30 @@ def test_items_of_a_list_are_checked_with_their_lines(
     assert err.startswith(f"dapt: {path}: spec.resources.nodes (line 23): ")
 
 
+@pytest.mark.parametrize("text", ["kind: List\n", "apiVersion: v1\nkind: DomainAdaptationList\nitems: []\n"])
+def test_list_without_items_is_no_manifest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "list.yaml"
+    path.write_text(text)
+    sentence = f"dapt: {path}: a List without items, so it has no DomainAdaptation; give one that has\n"
+    assert call(capsys, "lint", path) == (1, "", sentence)
+    assert call(capsys, "plan", path) == (1, "", sentence)
+
+
+def test_two_documents_of_one_name_are_refused_with_both_lines(
+    capsys: pytest.CaptureFixture[str], good: Path
+) -> None:
+    other = GOOD.replace("{name: tiny}", "{name: tiny, namespace: health}")
+    good.write_text("---\n".join([GOOD, other, GOOD]))
+    code, out, err = call(capsys, "lint", good)
+    assert (code, out.count("ok (DomainAdaptation tiny)")) == (1, 2)
+    assert err == (
+        f"dapt: {good}: metadata.name (line 25): 'tiny' is the name of the DomainAdaptation in line 3 too, and a"
+        " cluster would keep one of them; remove one, or give it another name\n"
+    )
+
+
 def test_a_folder_is_checked_as_far_as_it_is_ours(
     capsys: pytest.CaptureFixture[str], good: Path, tmp_path: Path
 ) -> None:

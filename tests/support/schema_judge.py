@@ -27,17 +27,19 @@ _OF_A_STORED_OBJECT = re.compile(r"^oldSelf\.hasValue\(\) \|\| | \|\| \(oldSelf\
 
 
 @cache
-def _schema() -> dict[str, Any]:
-    (version,) = crd.adaptation_definition()["spec"]["versions"]
+def _schema(kind: str) -> dict[str, Any]:
+    definition = crd.profile_definition if kind == "AdaptationProfile" else crd.adaptation_definition
+    (version,) = definition()["spec"]["versions"]
     schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]
     return schema
 
 
 def refusals(manifest: dict[str, Any]) -> list[str]:
-    """What the API server says about a new DomainAdaptation; empty: it is stored."""
+    """What the API server says about a new DomainAdaptation or profile; empty: it is stored."""
+    schema = _schema(manifest["kind"])
     filled = copy.deepcopy({key: value for key, value in manifest.items() if key != "status"})
-    _fill(filled, _schema())
-    return list(_refusals(filled, _schema(), ""))
+    _fill(filled, schema)
+    return list(_refusals(filled, schema, ""))
 
 
 def _fill(value: Any, schema: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +51,8 @@ def read_documents(path: Path) -> list[YamlDocument]:
         raise UserError(f"{path}: a folder; give the manifest itself")
     try:
         content = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
-        return [item for document in load(content.decode(), source_name(path)) for item in _items(document)]
+        documents = load(content.decode(), source_name(path))
+        items = [item for document in documents for item in _items(document)]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the path of a manifest") from None
     except UnicodeDecodeError:
@@ -62,6 +63,11 @@ def read_documents(path: Path) -> list[YamlDocument]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
     except ManifestError as error:
         raise UserError(str(error)) from None
+    if not items:
+        raise UserError(
+            f"{source_name(path)}: a List without items, so it has no DomainAdaptation; give one that has"
+        )
+    return items
 
 
 def source_name(path: Path) -> str:
@@ -74,7 +80,7 @@ def _items(document: YamlDocument) -> list[YamlDocument]:
     data = document.data
     if not isinstance(data, dict) or not str(data.get("kind", "")).endswith("List"):
         return [document]
-    items = data.get("items")
+    items = data.get("items") or []
     if not isinstance(items, list):
         return [document]  # it is refused for its kind
     found = []
@@ -91,7 +97,33 @@ def check_file(path: Path, *, local: bool = True) -> list[CheckedDocument]:
     Raises:
         UserError: as `read_documents`.
     """
-    return [check_document(path, document, local=local) for document in read_documents(path)]
+    found = [check_document(path, document, local=local) for document in read_documents(path)]
+    first_by_name: dict[tuple[object, ...], YamlDocument] = {}
+    for index, checked in enumerate(found):
+        name = _name_of(checked.document)
+        first = first_by_name.setdefault(name, checked.document) if name is not None else checked.document
+        if first is not checked.document:
+            problem = _repeated(path, checked.document, first)
+            found[index] = replace(checked, model=None, problems=(*checked.problems, problem))
+    return found
+
+
+def _name_of(document: YamlDocument) -> tuple[object, ...] | None:
+    """Return what the API server knows a resource by; None for a document without a name of its own."""
+    data = document.data
+    metadata = data.get("metadata") if isinstance(data, dict) else None
+    if not isinstance(metadata, dict) or not isinstance(name := metadata.get("name"), str):
+        return None
+    return (str(data.get("kind")), str(metadata.get("namespace")), name)
+
+
+def _repeated(path: Path, document: YamlDocument, first: YamlDocument) -> str:
+    place = ("metadata", "name")
+    return (
+        f"{source_name(path)}: metadata.name (line {document.line_of(place)}): {document.data['metadata']['name']!r} is"
+        f" the name of the {document.data['kind']} in line {first.line_of(place)} too, and a cluster would keep one of"
+        " them; remove one, or give it another name"
+    )
 
 
 def check_document(path: Path, document: YamlDocument, *, local: bool) -> CheckedDocument:

@@ -177,6 +177,12 @@ SOURCE_PATTERN = rf"^(hf|s3|gs|pvc|file)://{_NO_SPACE}(.*{_NO_SPACE})?$"
 MODEL_PATTERN = rf"^(hf|s3|gs|pvc|file|adaptation)://{_NO_SPACE}(.*{_NO_SPACE})?$"
 DESTINATION_PATTERN = rf"^(s3|gs|pvc|hf|file)://{_NO_SPACE}(.*{_NO_SPACE})?$"
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+_IMAGE_PART = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*"
+IMAGE_PATTERN = (
+    rf"^(([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]+)?/)?{_IMAGE_PART}(/{_IMAGE_PART})*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@[a-z0-9]+([+._-][a-z0-9]+)*:[0-9a-fA-F]{32,})?$"
+)
+"""As container runtimes read the name of an image; whatever else is written, no node can pull."""
 TASK_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 LICENSE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9.+-]*$"
 LANGUAGE_PATTERN = r"^([a-z]{2,3}|code|multilingual)$"
@@ -198,6 +204,7 @@ PATTERNS = {
         "s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, pvc://CLAIM/FOLDER, hf://ORG/NAME or file://PATH"
     ),
     QUANTITY_PATTERN: "a Kubernetes quantity in quotes, such as '8', '500m' or '64Gi'",
+    IMAGE_PATTERN: "the name of an image, such as registry.example/team/dapt-trainer:0.1.0",
     TASK_PATTERN: "a task's name (letters, digits, '-', '_' and '.')",
     LICENSE_PATTERN: "the id of a licence, such as apache-2.0, cc-by-4.0, llama3.1 or other",
     LANGUAGE_PATTERN: "a language's code of ISO 639, such as en, de or zho, multilingual or code",
@@ -206,6 +213,8 @@ PATTERNS = {
 }
 """What each pattern accepts, as text for messages about a value that does not match."""
 
+MAX_IMAGE: Final = 512
+"""Characters of an image's name."""
 MAX_TEXT: Final = 1024
 """Characters of a sentence in a list or block of the status, and of an Event's message."""
 MAX_MESSAGE: Final = 4096

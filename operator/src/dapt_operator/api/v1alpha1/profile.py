@@ -8,6 +8,8 @@ from pydantic import Field
 from dapt_operator.api.quantity import parse_quantity
 from dapt_operator.api.v1alpha1.base import (
     API_VERSION,
+    IMAGE_PATTERN,
+    MAX_IMAGE,
     Base,
     FreeForm,
     Glob,
@@ -221,7 +223,7 @@ class ProfilePreflight(Base):
 class AdaptationProfileSpec(Base):
     """What the platform offers to adaptations."""
 
-    trainer_image: Annotated[str, Field(min_length=1, max_length=512)]
+    trainer_image: Annotated[str, Field(pattern=IMAGE_PATTERN, min_length=1, max_length=MAX_IMAGE)]
     """Image that runs all stages."""
     launcher: Literal["IndexedJob", "JobSet"] = "IndexedJob"
     """Kind of object that starts the pods of a run. Default IndexedJob: it needs nothing else installed."""

@@ -23,7 +23,7 @@ from dapt_operator.api.validation.hints.advice import Trial, schema_at
 from dapt_operator.api.validation.hints.unknown_fields import UnknownField, message, nearest_sibling, proposal
 from dapt_operator.api.validation.hints.value_hints import IsPath, nearest_choice, no_path, replacement
 from dapt_operator.api.validation.problem import Problem, accepted_text, path_text, value_text
-from dapt_operator.api.validation.yaml_source import Path, YamlDocument
+from dapt_operator.api.validation.yaml_source import COMMA_ADVICE, Path, YamlDocument, is_rest_of_number
 
 PROFILE_FIELDS: Final = frozenset(
     {
@@ -62,6 +62,8 @@ OTHER_WAYS: Final[dict[str, str]] = {
     "everySteps": "checkpoints are spread over the training; remove it, and set checkpoints.count",
 }
 """Names that other tools have for what is set in another way here; a value cannot be taken over."""
+
+_NAMES_OF_PRETRAINING: Final = ("pretrain", "pretraining", "train", "training", "trainer")
 
 REQUIRED_BECAUSE: Final[dict[str, str]] = {
     "spec.corpus.general": "without general text forgetting cannot be measured",
@@ -209,6 +211,8 @@ def _counts_only_good_items(error_type: str, value: Any, schema: dict[str, Any])
 
 def _refusal(field: UnknownField) -> str:
     """Return the sentence about a field that belongs elsewhere on purpose; empty for one that is only unknown."""
+    if is_rest_of_number(field.name) and field.value is None:
+        return COMMA_ADVICE
     is_adaptation = "suspend" in field.schema["properties"]["spec"]["properties"]
     if not is_adaptation or field.parent[:1] != ("spec",):
         return ""
@@ -223,6 +227,8 @@ def _refusal(field: UnknownField) -> str:
         return "belongs to metadata.namespace; move it there"
     if field.parent[:2] == ("spec", "stageResources"):
         stage = str(field.parent[-1])
+        if stage == "stageResources" and field.name.lower() in _NAMES_OF_PRETRAINING:
+            return "pretraining runs on all of spec.resources; set nodes, gpusPerNode, cpu and memory there"
         if field.name == "gpus" and stage in ("prepare", "publish"):
             return f"{stage} takes no GPU; remove it"
     return ""

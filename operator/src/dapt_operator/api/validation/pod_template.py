@@ -6,11 +6,13 @@ A pod that Kubernetes refuses would only show as a Job without pods, so what can
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, Final
 
 from dapt_operator.api.quantity import is_quantity
+from dapt_operator.api.v1alpha1.base import IMAGE_PATTERN, MAX_IMAGE, PATTERNS
 from dapt_operator.api.validation import pod_fields
 from dapt_operator.api.validation.pod_fields import TRAINER, Owner, PodField, Shape
 from dapt_operator.api.validation.yaml_source import Path
@@ -150,6 +152,8 @@ def _container_problems(containers: Any, path: Path) -> Iterator[TemplateProblem
                 container.get("image"),
                 f"must be a text: a container other than {TRAINER} has an image of its own",
             )
+        elif len(container["image"]) > MAX_IMAGE or not re.fullmatch(IMAGE_PATTERN, container["image"]):
+            yield (*here, "image"), container["image"], f"write {PATTERNS[IMAGE_PATTERN]}"
 
 
 def _trainer_problems(trainer: Mapping[str, Any], path: Path) -> Iterator[TemplateProblem]:

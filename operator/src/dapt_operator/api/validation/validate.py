@@ -11,7 +11,7 @@ replaced value is not checked, so no problem is a consequence of another.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, Final
@@ -27,7 +27,7 @@ from dapt_operator.api.v1alpha1.spec_evaluation import Task
 from dapt_operator.api.v1alpha1.texts.text_rules import TextRules, rules_of
 from dapt_operator.api.validation import pod_template
 from dapt_operator.api.validation.collect_problems import ProblemCollector
-from dapt_operator.api.validation.hints.advice import Advice, Trial
+from dapt_operator.api.validation.hints.advice import Advice, Trial, schema_at, value_at
 from dapt_operator.api.validation.hints.repeated_items import repetition_warnings
 from dapt_operator.api.validation.hints.value_hints import IsPath, no_path
 from dapt_operator.api.validation.hints.value_warnings import value_warnings
@@ -98,9 +98,10 @@ def _check(
     problems = _kind_problems(document)
     if problems:
         return None, problems
-    data = _without_nulls({key: value for key, value in document.data.items() if key != "status"})
+    schema = manifest_schema(document.data["kind"])
+    data = _without_nulls({key: value for key, value in document.data.items() if key != "status"}, schema)
     model_type = KINDS[data["kind"]]
-    collector = ProblemCollector(document, manifest_schema(data["kind"]), is_accepted, is_path)
+    collector = ProblemCollector(document, schema, is_accepted, is_path)
     model = None
     for _ in range(_MAX_ROUNDS):
         try:
@@ -149,12 +150,17 @@ def _problem(document: YamlDocument, path: Path, value: object, message: str) ->
     return Problem(path_text(path), value, message, document.line_of(path), shows_value=value is not None)
 
 
-def _without_nulls(value: Any) -> Any:
-    """Return a copy without fields that are null: the API server drops them, too."""
+def _without_nulls(value: Any, schema: dict[str, Any]) -> Any:
+    """Return a copy without fields that are null: the API server drops them, too. Unknown ones stay, to be refused."""
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        known = schema.get("properties")
+        return {
+            key: _without_nulls(item, schema_at(schema, (key,)))
+            for key, item in value.items()
+            if item is not None or (known is not None and key not in known)
+        }
     if isinstance(value, list):
-        return [_without_nulls(item) for item in value]
+        return [_without_nulls(item, schema.get("items", {})) for item in value]
     return value
 
 
@@ -192,7 +198,19 @@ def _rule_problems(
             if any(collector.is_affected(field) for field in inputs) or rule.holds(block):
                 continue
             field = (*path, *rule.field.split(".")) if rule.field else path
-            yield _problem(document, field, _scalar_at(data, field), rule.message)
+            message = rule.message + _empty_text(inputs, document)
+            yield _problem(document, field, _scalar_at(data, field), message)
+
+
+def _empty_text(fields: Iterable[Path], document: YamlDocument) -> str:
+    """Return what to write in the place of a block that a rule asks for and that has nothing in it."""
+    schema = manifest_schema(document.data["kind"])
+    for field in fields:
+        block = schema_at(schema, field)
+        if value_at(document.data, field) is None and field in document.lines and "properties" in block:
+            what = f"the fields of {field[-1]}" if block.get("required") else f"{field[-1]}: {{}}"
+            return f"; {field[-1]} has no fields here, which counts as left out: write {what}"
+    return ""
 
 
 def _fields_of(cel: str) -> Iterator[list[str]]:

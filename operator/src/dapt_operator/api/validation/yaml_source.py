@@ -31,6 +31,15 @@ MAX_DIGITS: Final = 400
 
 _TAG: Final = "tag:yaml.org,2002:"
 
+COMMA_ADVICE: Final = (
+    "a comma within braces ends a value: write a number without commas, such as 10000000 or 1.5"
+)
+
+
+def is_rest_of_number(name: str) -> bool:
+    """Return whether a field's name is what stands behind the comma of a number, as in `{tokens: 10,000}`."""
+    return re.fullmatch(r"[0-9]+[A-Za-z%]*", name) is not None
+
 
 class ManifestError(ValueError):
     """A manifest that cannot be read at all. The message is one sentence with file, line and column."""
@@ -179,9 +188,9 @@ class _Reader:
             key = str(key_node.value)
             if key in result:
                 first = self.lines[(*path, key)]
+                advice = COMMA_ADVICE if is_rest_of_number(key) else "keep one of them"
                 raise self._error(
-                    key_node,
-                    f"the field {key!r} is given twice (first in line {first}); keep one of them",
+                    key_node, f"the field {key!r} is given twice (first in line {first}); {advice}"
                 )
             self.lines[(*path, key)] = key_node.start_mark.line + 1
             result[key] = self.read(value_node, (*path, key), depth + 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dapt_client.documents import check_file
+from dapt_contract.untrusted.folders import paths_below
 from dapt_operator.api.v1alpha1.base import API_GROUP, API_VERSION
 from dapt_operator.api.v1alpha1.profile import LOCAL_PROFILE_NAME, AdaptationProfile
 from dapt_operator.api.v1alpha1.spec import DomainAdaptation

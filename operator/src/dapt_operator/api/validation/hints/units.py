@@ -86,6 +86,8 @@ def readings(value: object, unit: Unit, *, is_integer: bool) -> Iterator[tuple[s
         number = round(number) if is_integer else float(f"{number:.6g}")
         if isinstance(value, str) and _is_number(value.strip()):
             yield f"write it without quotes: {value.strip()}", number
+        elif isinstance(value, str) and re.fullmatch(_GROUPED, value.strip()):
+            yield f"write it without separators: {number_text(number)}", number
         else:
             yield f"{meaning} {number_text(number)}", number
 
