@@ -151,6 +151,14 @@ def test_status_of_one_shows_stages_and_the_reason(api: ApiDouble, call: Any) ->
     assert "BadInput: notes.jsonl, line 7: no field 'text'" in lines
 
 
+def test_status_shows_how_far_each_stage_is(api: ApiDouble, call: Any) -> None:
+    reached = {"fraction": 0.25, "etaSeconds": 90.0, "activity": "tokenizing domain[0]", "time": TIME}
+    preparing = stage(name="prepare", kind="prepare", progress=reached)
+    api.add(PATH, resource("clinical", WAITS, phase="Preparing", stages=[preparing]))
+    _, lines, _ = call("status", "clinical")
+    assert any("25 %" in line and "tokenizing domain[0]" in line and "left" in line for line in lines), lines
+
+
 def test_status_as_json_leaves_the_ledger_out(api: ApiDouble, call: Any) -> None:
     api.add(PATH, resource("clinical", WAITS, phase="Pretraining", ledger={"runs": []}))
     _, lines, _ = call("status", "clinical", "--output", "json")

@@ -280,6 +280,32 @@ def test_list_that_fails_is_exported() -> None:
     assert scrape_all(failed=[failed])['dapt_list_failing{kind="Pod",namespace="finance"}'] == 1.0
 
 
+def test_every_stage_says_how_far_it_is_while_it_runs() -> None:
+    world = World()
+    world.live_until("prepare")
+    world.settle()
+    reading = Progress(
+        run_key=world.runs[-1].run.key, stage="prepare", activity="tokenizing domain[0]", fraction=0.25, eta_seconds=90.0
+    )
+    world.cluster.run_pods(world.key, lambda _: Stays(progress=reading))
+    world.settle()
+    resource = stored(world)
+    stage = resource["status"]["stages"][-1]
+    assert stage["progress"]["activity"] == "tokenizing domain[0]"
+    assert (stage["progress"]["fraction"], stage["progress"]["etaSeconds"]) == (0.25, 90.0)
+    assert "progress" not in resource["status"]
+    found = scrape(resource)
+    assert found[f'dapt_stage_progress_ratio{{{OF},stage="prepare"}}'] == 0.25
+    assert found[f'dapt_stage_eta_seconds{{{OF},stage="prepare"}}'] == 90.0
+    world.cluster.advance(5.0)
+    soon = reading.model_copy(update={"fraction": 0.5})
+    world.cluster.run_pods(world.key, lambda _: Stays(progress=soon))
+    world.settle()
+    assert stored(world)["status"]["stages"][-1]["progress"] == stage["progress"], "not yet ten seconds old"
+    world.live_until("baseline")
+    assert not any("progress" in found for found in stored(world)["status"]["stages"])
+
+
 def training_world() -> World:
     """A world whose pretraining is about to start, on accelerators at a price."""
     world = World(offered={"accelerator": {"pricePerHour": 2.0}})
@@ -317,6 +343,7 @@ def test_a_run_that_trains_says_what_is_left_and_what_it_holds_and_costs() -> No
     resource = stored(world)
     found = scrape(resource)
     assert found[f"dapt_eta_seconds{{{OF}}}"] == 30.0
+    assert found[f'dapt_stage_progress_ratio{{{OF},stage="pretrain"}}'] == 0.5
     assert found[f'dapt_running_accelerators{{{OF},stage="pretrain"}}'] == 2.0
     assert found[f'dapt_running_gpu_seconds{{{OF},stage="pretrain"}}'] >= 3600.0
     progress_time = datetime.fromisoformat(resource["status"]["ledger"]["progressTime"]).timestamp()

@@ -16,6 +16,7 @@ import pytest
 from dapt_trainer.pod.heartbeat import Heart
 from dapt_trainer.pod.progress import Board, serve
 from dapt_trainer.pod.settings import PodSettings
+from dapt_trainer.pod.time_left import TimeLeft
 from support.launch_builders import stage_run
 
 STAGE = stage_run().identity.stage
@@ -64,6 +65,26 @@ def test_what_is_not_known_any_more_is_shown_nowhere(tmp_path: Path) -> None:
     assert (shown.progress.domain_perplexity, shown.progress.general_perplexity) == (None, 9.0)
     assert "domain_perplexity" not in shown.measures
     assert shown.measures["general_perplexity"] == 9.0
+
+
+def test_the_time_left_follows_from_the_shares_since_the_first() -> None:
+    seconds = iter((100.0, 110.0, 120.0, 130.0, 150.0))
+    left = TimeLeft(lambda: next(seconds))
+    assert left.seconds(0.5) is None  # continued: the half took no time
+    assert left.seconds(0.5) is None
+    assert left.seconds(0.75) == pytest.approx(20.0)
+    assert left.seconds(0.1) is None  # another part begins
+    assert left.seconds(0.2) == pytest.approx(160.0)
+
+
+def test_a_share_gets_an_estimate_unless_the_stage_has_its_own(tmp_path: Path) -> None:
+    shown = board(tmp_path)
+    shown.update(fraction=0.1)
+    assert shown.progress.eta_seconds is None
+    shown.update(fraction=0.2)
+    assert shown.progress.eta_seconds is not None
+    shown.update(fraction=0.3, eta_seconds=7.0)
+    assert shown.progress.eta_seconds == 7.0
 
 
 def test_the_peak_is_that_of_all_ranks() -> None:

@@ -113,6 +113,14 @@ def _next_reconcile_seconds(
 
 def _has_unwritten_progress(observed: Observed) -> bool:
     """Whether a reading is newer than the status, which is not written at each one."""
-    written = observed.status.progress.fraction if observed.status.progress is not None else None
-    readings = (run.progress for run in observed.live if run.kind == "pretrain" and run.progress is not None)
-    return any(round(reading.fraction, 4) != written for reading in readings)
+    status = observed.status
+    written = {
+        stage.run_key: stage.progress.fraction for stage in status.stages if stage.progress is not None
+    }
+    pretraining = status.progress.fraction if status.progress is not None else None
+    return any(
+        round(run.progress.fraction, 4)
+        != (pretraining if run.kind == "pretrain" else written.get(run.identity.key))
+        for run in observed.live
+        if run.progress is not None
+    )

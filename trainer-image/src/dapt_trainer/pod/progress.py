@@ -25,12 +25,15 @@ from dapt_trainer.context import ReadingValue
 from dapt_trainer.errors import StopRequested
 from dapt_trainer.linux import seconds_since_start
 from dapt_trainer.pod.heartbeat import Heart
+from dapt_trainer.pod.time_left import TimeLeft
 
 logger = logging.getLogger(__name__)
 HOST = "DAPT_PROGRESS_HOST"
 """Environment variable of the address to serve on; all addresses of the pod when unset."""
 FLOPS_PER_TOKEN = "flops_per_token"
 """Measure that training stages report once: the arithmetic of one token, forward and backward."""
+SELF_ESTIMATING_KINDS = ("pretrain", "finetune", "align")
+"""Kinds of stage whose time left follows from their steps; the shares of their preparations are of something else."""
 METRICS = {
     "loss": ("loss_nats", "Training loss of the last logged step, in nats a token."),
     "learning_rate": ("learning_rate", "Learning rate of the last logged step."),
@@ -82,10 +85,12 @@ class Board:
         self._measures: dict[str, float] = {}
         self._stop = threading.Event()
         self._is_stop_polled = False
+        self._time_left = None if stage.kind in SELF_ESTIMATING_KINDS else TimeLeft()
 
     def update(self, **fields: ReadingValue) -> None:
         """Set fields of `Progress`, or measures that only `/metrics` shows; also a heartbeat. None: not known any more.
 
+        A share without the time that is left gets an estimate, except of training, which knows the time of its steps.
         `step` counts optimizer steps (or batches, in stages that train nothing); the hang limit follows from their
         durations.
         """
@@ -96,6 +101,9 @@ class Board:
             shown["activity"] = shortened(str(shown["activity"]), 200)
         if self._first_pid is not None and (step or fields.get("fraction")):
             self._measure_start_up(self._first_pid)
+        fraction, time_left = fields.get("fraction"), self._time_left
+        if time_left is not None and isinstance(fraction, int | float) and "eta_seconds" not in fields:
+            shown["eta_seconds"] = time_left.seconds(float(fraction))
         with self._lock:
             for name in (name for name, value in fields.items() if value is None):
                 self._measures.pop(name, None)

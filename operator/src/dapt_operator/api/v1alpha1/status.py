@@ -13,7 +13,12 @@ from pydantic import Field
 from dapt_contract.base import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Cleaned, Digest, Integer, Message, ShortText, Text, Time
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
-from dapt_operator.api.v1alpha1.stored.progress import PreflightStatus, ProgressStatus, StatusBase
+from dapt_operator.api.v1alpha1.stored.progress import (
+    PreflightStatus,
+    ProgressStatus,
+    StageProgress,
+    StatusBase,
+)
 
 MAX_CANDIDATES = 100
 MAX_STAGES = 30
@@ -183,6 +188,8 @@ class StageStatus(StatusBase):
     """Time at which it ended."""
     message: Message | None = None
     """Result, cause of failure or reason for waiting, in one sentence."""
+    progress: StageProgress | None = None
+    """How far it is. Absent: it does not run, it has reported nothing yet, or it is pretraining: status.progress."""
     last_log_lines: Annotated[tuple[Text, ...], Field(strict=False, max_length=20)] = ()
     """Last log lines of the rank that failed, of the newest run that did; at most 20 and 2 KiB."""
 

@@ -98,7 +98,22 @@ def _overview(run: RunFolder) -> RenderableType:
 
 
 def last_progress(status: DomainAdaptationStatus) -> dict[str, Progress]:
-    """Return the progress of a running pretraining by its run key, as the status has it: it keeps no other stage's."""
+    """Return the progress of the running stages by their run keys, as the status has it."""
+    found = {
+        stage.run_key: Progress(
+            run_key=stage.run_key,
+            stage=stage.kind,
+            activity=stage.progress.activity or "",
+            fraction=stage.progress.fraction,
+            eta_seconds=stage.progress.eta_seconds,
+        )
+        for stage in status.stages
+        if stage.state == "Running" and stage.progress is not None and stage.run_key is not None
+    }
+    return found | _pretraining_progress(status)
+
+
+def _pretraining_progress(status: DomainAdaptationStatus) -> dict[str, Progress]:
     reading = status.progress
     running = [stage for stage in status.stages if stage.kind == "pretrain" and stage.state == "Running"]
     if reading is None or not running or running[-1].run_key is None:

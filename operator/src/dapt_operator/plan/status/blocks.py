@@ -48,6 +48,7 @@ from dapt_operator.plan.stages.pretrain import PretrainingPlan
 from dapt_operator.plan.stages.tuning_data import current_warnings
 from dapt_operator.plan.status.candidate_rows import rounded
 from dapt_operator.plan.status.goodput import goodput
+from dapt_operator.plan.status.progress import stage_progress
 from dapt_operator.remembered import remembered
 from dapt_operator.stage_run import Owner
 
@@ -65,7 +66,10 @@ def stage_status(record: RunRecord, observed: Observed) -> StageStatus:
         return _succeeded_stage(record, owner.namespace, owner.name, owner.uid)
     run = find_run(observed.runs, record)
     message = record.message or (waits_for(run) if run is not None else "")
-    return _stage_row(record, owner, _stage_state(record, observed), message, _log_lines(record, observed))
+    row = _stage_row(record, owner, _stage_state(record, observed), message, _log_lines(record, observed))
+    stored = next((stage.progress for stage in observed.status.stages if stage.run_key == row.run_key), None)
+    reached = stage_progress(run, stored, observed.now)
+    return row if reached is None else row.with_values(progress=reached)
 
 
 @remembered(_CACHED_ROWS)

@@ -1,4 +1,4 @@
-"""What live runs report: `status.progress` and `status.preflight`.
+"""What live runs report: `status.progress`, the progress of the other stages and `status.preflight`.
 
 Progress is written at most every 10 s and 1 %, so that a thousand adaptations do not write all the time.
 """
@@ -13,14 +13,19 @@ from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.conditions import timestamp
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.api.v1alpha1.stored.ledger import Ledger
-from dapt_operator.api.v1alpha1.stored.progress import ForecastStatus, PreflightStatus, ProgressStatus
+from dapt_operator.api.v1alpha1.stored.progress import (
+    ForecastStatus,
+    PreflightStatus,
+    ProgressStatus,
+    StageProgress,
+)
 from dapt_operator.plan.chain_parts.position import Position
 from dapt_operator.plan.gates import perplexity
 from dapt_operator.plan.ledger.stage_facts import measure_of_row
 from dapt_operator.plan.observed import Observed
 from dapt_operator.plan.stage_parts.attempts import Attempt, find_attempt
 from dapt_operator.plan.stage_parts.forecast import MOST_PASSES, TrainingCourse, forecast
-from dapt_operator.stage_run import RunPhase
+from dapt_operator.stage_run import RunPhase, RunState
 
 LEAST_SECONDS: Final = 10.0
 LEAST_FRACTION: Final = 0.01
@@ -61,6 +66,29 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[ProgressStatus | None,
         forecast=old.forecast if old is not None else None,
     )
     return new, timestamp(observed.now)
+
+
+def stage_progress(run: RunState | None, stored: StageProgress | None, now: datetime) -> StageProgress | None:
+    """Return the progress of a stage to write; the stored one while it is new enough, None where the run is not live.
+
+    That of pretraining is `status.progress`.
+    """
+    if run is None or run.kind == "pretrain" or run.phase is not RunPhase.RUNNING:
+        return None
+    reading = run.progress
+    if reading is None:
+        return stored
+    if stored is not None and stored.time is not None:
+        age_seconds = (now - datetime.fromisoformat(stored.time)).total_seconds()
+        if age_seconds < LEAST_SECONDS or abs(reading.fraction - stored.fraction) < LEAST_FRACTION:
+            return stored
+    eta_seconds = _finite(reading.eta_seconds)
+    return StageProgress(
+        fraction=round(reading.fraction, 4),
+        activity=reading.activity or None,
+        eta_seconds=None if eta_seconds is None else round(max(0.0, eta_seconds), 1),
+        time=timestamp(now),
+    )
 
 
 def with_forecast(

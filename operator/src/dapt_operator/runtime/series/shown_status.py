@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dapt_contract.base import MAX_ATTEMPTS
 from dapt_operator.api.v1alpha1.base import Time, camel_case
-from dapt_operator.api.v1alpha1.status import MAX_CANDIDATES
+from dapt_operator.api.v1alpha1.status import MAX_CANDIDATES, MAX_STAGES
 from dapt_operator.api.v1alpha1.stored.ledger import MAX_RECORDS
 
 Number: TypeAlias = float
@@ -57,11 +57,19 @@ class ShownSelection(_Part):
 
 
 class ShownProgress(_Part):
-    """Progress of pretraining."""
+    """Progress of pretraining, or of a run of another stage."""
 
     fraction: Number | None = None
     tokens: Number | None = None
     eta_seconds: Number | None = None
+
+
+class ShownStage(_Part):
+    """A run of a stage."""
+
+    kind: str
+    state: str = "Pending"
+    progress: ShownProgress | None = None
 
 
 class ShownUsage(_Part):
@@ -126,6 +134,7 @@ class ShownStatus(_Part):
     gates: Annotated[Mapping[str, bool], Field(max_length=16)] | None = None
     task_drop_points: Annotated[Mapping[str, Number], Field(max_length=100)] | None = None
     progress: ShownProgress | None = None
+    stages: Annotated[tuple[ShownStage, ...], Field(strict=False, max_length=MAX_STAGES)] = ()
     candidates: Annotated[tuple[ShownCandidate, ...], Field(strict=False, max_length=MAX_CANDIDATES)] = ()
     selected: ShownSelection | None = None
     attempts: Annotated[tuple[ShownAttempt, ...], Field(strict=False, max_length=MAX_ATTEMPTS)] = ()

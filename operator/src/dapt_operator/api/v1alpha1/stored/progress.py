@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from dapt_contract.pod.preflight import MAX_PREFLIGHT_WARNINGS
-from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, ShortText, Text
+from dapt_operator.api.v1alpha1.base import Digest, Integer, LeanBase, ShortText, Text, Time
 
 
 class StatusBase(LeanBase):
@@ -49,6 +49,19 @@ class ProgressStatus(StatusBase):
     forecast: ForecastStatus | None = None
     """Forecast of `status.forgetting` at the end of this attempt. Absent: before a tenth of it, after its end, and
     where no recorded run is like it (docs/science.md)."""
+
+
+class StageProgress(StatusBase):
+    """Progress of a running stage."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the stage that is done."""
+    activity: ShortText | None = None
+    """What it is doing, in a few words."""
+    eta_seconds: Annotated[float, Field(ge=0)] | None = None
+    """Estimated seconds until the stage ends. Absent: there is nothing to estimate from yet."""
+    time: Time | None = None
+    """When this was read; it is written at most every 10 s and 1 %."""
 
 
 class PreflightStatus(StatusBase):
