@@ -125,7 +125,7 @@ crds: $(VENV)/.installed ## Generate crds/, the chart's copy, the schema in the 
 	$(BIN)/dapt crd --out charts/dapt/files
 	$(BIN)/python -c 'import pathlib; from dapt_operator.api.schema import crd; pathlib.Path("operator/src/dapt_operator/api/schema/manifest_schema.json").write_text(crd.render_manifest_schema())'
 	$(BIN)/python -c 'import pathlib; from dapt_operator.api import reference; [pathlib.Path("docs/reference", name).write_text(text) for name, text in reference.render().items()]'
-	$(BIN)/python -c 'import pathlib; from dapt_operator.runtime import metrics_reference; from dapt_trainer.pod.progress import METRICS; pathlib.Path("docs/reference", metrics_reference.PAGE).write_text(metrics_reference.page(METRICS))'
+	$(BIN)/python -c 'import pathlib; from dapt_operator.runtime import metrics_reference; from dapt_trainer.pod.progress import METRICS, RANK_LABELS, RANK_METRICS; pathlib.Path("docs/reference", metrics_reference.PAGE).write_text(metrics_reference.page(METRICS, RANK_METRICS, RANK_LABELS))'
 	$(BIN)/python charts/generate.py
 
 chart: $(VENV)/.installed ## Write the chart's README and annotations, and the kustomize base that it renders (needs helm)

@@ -398,6 +398,16 @@ def test_explain_shows_the_last_lines_of_what_failed(api: ApiDouble, call: Any) 
     ]
 
 
+def test_explain_names_a_slow_rank_with_its_node(api: ApiDouble, call: Any) -> None:
+    slow = "rank 3 on node n1 is 1 s behind its peers in each step of 4 s, 0.8 s of it waiting for its rows"
+    api.add(PATH, resource("clinical", WAITS, stages=[stage()], progress={"fraction": 0.5, "slowRank": slow}))
+    _, lines, _ = call("explain", "clinical")
+    at = lines.index("Slow ranks")
+    assert lines[at + 1] == (
+        f"  - pretrain: {slow}; look at the load, the clock rates and the disk of that node"
+    )
+
+
 def test_explain_tells_of_an_operator_that_does_not_act(api: ApiDouble, call: Any) -> None:
     api.add(PATH, resource())
     assert call("explain", "clinical")[1] == [

@@ -35,7 +35,7 @@ from dapt_operator.runtime.series import shown_status
 from dapt_operator.runtime.series.table import SERIES, AdaptationSeries, Value
 from dapt_operator.stage_run import Manifest
 from dapt_operator.testing.objects import Ends, Stays
-from dapt_trainer.pod.progress import METRICS
+from dapt_trainer.pod.progress import METRICS, RANK_LABELS, RANK_METRICS
 from support.builders import healthy
 from support.hostile_texts import HOSTILE_TEXTS, assert_inert
 from support.worlds import World
@@ -285,7 +285,11 @@ def test_every_stage_says_how_far_it_is_while_it_runs() -> None:
     world.live_until("prepare")
     world.settle()
     reading = Progress(
-        run_key=world.runs[-1].run.key, stage="prepare", activity="tokenizing domain[0]", fraction=0.25, eta_seconds=90.0
+        run_key=world.runs[-1].run.key,
+        stage="prepare",
+        activity="tokenizing domain[0]",
+        fraction=0.25,
+        eta_seconds=90.0,
     )
     world.cluster.run_pods(world.key, lambda _: Stays(progress=reading))
     world.settle()
@@ -382,7 +386,7 @@ def test_names_follow_the_conventions_and_each_series_has_one_exporter() -> None
     names = [series.name for series in SERIES]
     names += [metrics.RECONCILE_DURATION[0], metrics.RECONCILE_ERRORS[0]]
     names += [name for name, _, _ in (*OPERATOR_GAUGES, *PROCESS_GAUGES)]
-    names += [f"dapt_trainer_{name}" for name in METRICS]
+    names += [f"dapt_trainer_{name}" for name in (*METRICS, *RANK_METRICS)]
     assert len(set(names)) == len(names)
     for series in SERIES:
         assert series.name.endswith("_total") is (series.kind == "counter")
@@ -391,7 +395,7 @@ def test_names_follow_the_conventions_and_each_series_has_one_exporter() -> None
 
 def test_the_reference_page_is_current() -> None:
     page = ROOT / "docs" / "reference" / metrics_reference.PAGE
-    assert page.read_text() == metrics_reference.page(METRICS), "run `make crds`"
+    assert page.read_text() == metrics_reference.page(METRICS, RANK_METRICS, RANK_LABELS), "run `make crds`"
 
 
 def test_hostile_labels_are_cleaned_and_no_page_breaks() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dapt_trainer.context import RankPace
 from dapt_trainer.pod.heartbeat import Heart
 from dapt_trainer.pod.progress import Board, serve
 from dapt_trainer.pod.settings import PodSettings
@@ -85,6 +86,21 @@ def test_a_share_gets_an_estimate_unless_the_stage_has_its_own(tmp_path: Path) -
     assert shown.progress.eta_seconds is not None
     shown.update(fraction=0.3, eta_seconds=7.0)
     assert shown.progress.eta_seconds == 7.0
+
+
+def test_the_metrics_name_each_rank_with_its_node(tmp_path: Path) -> None:
+    shown = board(tmp_path)
+    server = serve(shown, stage_run().stage_file, 0)
+    assert server is not None
+    try:
+        paces = (RankPace(0, "n0", 0.0, 1.0), RankPace(1, "n1", 0.5, 1.0))
+        shown.update(step=20, rank_paces=paces, slow_rank="rank 1 on node n1 is behind")
+        page = urllib.request.urlopen(f"http://127.0.0.1:{server.server_address[1]}/metrics").read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert 'node="n1",rank="1"} 0.5' in page.replace("namespace", "ns").replace('name="clinical",', "")
+    assert shown.progress.slow_rank == "rank 1 on node n1 is behind"
 
 
 def test_the_peak_is_that_of_all_ranks() -> None:

@@ -17,7 +17,21 @@ from dapt_contract.pod.preflight import PreflightBounds, PreflightReading
 from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.pretrain import CheckpointFacts
 
-ReadingValue = float | int | str | tuple[CheckpointFacts, ...] | PreflightReading | None
+
+@dataclass(frozen=True)
+class RankPace:
+    """Holds what one rank took for an optimizer step before it met its peers, as a mean over some steps."""
+
+    rank: int
+    node: str
+    data_wait_seconds: float
+    forward_seconds: float
+    """Of all forward passes of the step."""
+
+
+ReadingValue = (
+    float | int | str | tuple[CheckpointFacts, ...] | tuple[RankPace, ...] | PreflightReading | None
+)
 """Types that a field of a live reading may have."""
 
 

@@ -39,5 +39,7 @@ class Progress(Contract):
     """How often the loss rose far over those before it."""
     eta_seconds: float | None = None
     """Time left in this stage, as the stage estimates it."""
+    slow_rank: Annotated[str, AfterValidator(printable)] = Field(default="", max_length=300)
+    """The rank that its peers wait for, with its node and by how much; empty where there is none."""
     preflight: PreflightReading | None = None
     """What the ranks measured before they loaded the model; None before that, and in stages without a preflight."""

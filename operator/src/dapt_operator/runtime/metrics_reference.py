@@ -12,11 +12,17 @@ from dapt_operator.runtime.series.table import SERIES
 PAGE: Final = "metrics.md"
 
 
-def page(trainer: Mapping[str, tuple[str, str]]) -> str:
+def page(
+    trainer: Mapping[str, tuple[str, str]],
+    of_ranks: Mapping[str, tuple[str, str]],
+    rank_labels: Iterable[str],
+) -> str:
     """Return the text of docs/reference/metrics.md.
 
     Args:
         trainer: field and help of the trainer's gauges, by their name after `dapt_trainer_`.
+        of_ranks: the same of those of each rank of a gang.
+        rank_labels: names of the labels of those.
     """
     process = (
         (RECONCILE_DURATION[0], "histogram", "", RECONCILE_DURATION[1]),
@@ -28,6 +34,10 @@ def page(trainer: Mapping[str, tuple[str, str]]) -> str:
     )
     ours = [(series.name, series.kind, series.label, series.help) for series in SERIES]
     theirs = [(f"dapt_trainer_{name}", "gauge", "", text) for name, (_, text) in trainer.items()]
+    theirs += [
+        (f"dapt_trainer_{name}", "gauge", "`, `".join(rank_labels), text)
+        for name, (_, text) in of_ranks.items()
+    ]
     lines = [
         "<!-- Generated from dapt_operator.runtime.series.table and dapt_trainer.pod.progress. Do not edit. -->",
         "",

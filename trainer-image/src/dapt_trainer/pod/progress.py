@@ -21,7 +21,7 @@ from dapt_contract.pod.progress import Progress
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import StageFile
 from dapt_contract.untrusted.bounded_server import BoundedServer
-from dapt_trainer.context import ReadingValue
+from dapt_trainer.context import RankPace, ReadingValue
 from dapt_trainer.errors import StopRequested
 from dapt_trainer.linux import seconds_since_start
 from dapt_trainer.pod.heartbeat import Heart
@@ -61,6 +61,18 @@ METRICS = {
     ),
 }
 """Prometheus gauges `dapt_trainer_NAME`, each with its field of `Board.update` and its help text."""
+RANK_METRICS = {
+    "rank_data_wait_seconds": (
+        "data_wait_seconds",
+        "Seconds of an optimizer step in which the rank waited for its rows, as a mean over the last steps.",
+    ),
+    "rank_forward_seconds": (
+        "forward_seconds",
+        "Seconds of an optimizer step that the rank took for its forward passes; under ZeRO 3 with waiting for peers.",
+    ),
+}
+"""The same of each rank of a gang, with a field of `RankPace`."""
+RANK_LABELS = ("rank", "node")
 
 
 class Board:
@@ -83,6 +95,7 @@ class Board:
         self._lock = threading.Lock()
         self._progress = Progress(run_key=stage.run.key, stage=stage.run.stage)
         self._measures: dict[str, float] = {}
+        self._paces: tuple[RankPace, ...] = ()
         self._stop = threading.Event()
         self._is_stop_polled = False
         self._time_left = None if stage.kind in SELF_ESTIMATING_KINDS else TimeLeft()
@@ -110,6 +123,8 @@ class Board:
             self._measures |= {
                 name: float(value) for name, value in fields.items() if isinstance(value, int | float)
             }
+            if isinstance(paces := fields.get("rank_paces"), tuple):
+                self._paces = tuple(pace for pace in paces if isinstance(pace, RankPace))
             try:
                 # No decision depends on a reading, so an invalid one is dropped and never ends the stage.
                 self._progress = Progress.model_validate(self._progress.model_dump() | shown)
@@ -155,6 +170,12 @@ class Board:
         """Return the last reading."""
         with self._lock:
             return self._progress
+
+    @property
+    def paces(self) -> tuple[RankPace, ...]:
+        """Return the last times of each rank; empty with one rank."""
+        with self._lock:
+            return self._paces
 
     @property
     def measures(self) -> dict[str, float]:
@@ -234,11 +255,18 @@ def _metrics_page(board: Board, stage: StageFile) -> Callable[[], tuple[str, byt
         field: Gauge(f"dapt_trainer_{name}", text, tuple(labels), registry=registry)
         for name, (field, text) in METRICS.items()
     }
+    of_ranks = {
+        field: Gauge(f"dapt_trainer_{name}", text, (*labels, *RANK_LABELS), registry=registry)
+        for name, (field, text) in RANK_METRICS.items()
+    }
 
     def page() -> tuple[str, bytes]:
         for field, value in board.measures.items():
             if field in gauges:
                 gauges[field].labels(**labels).set(value)
+        for pace in board.paces:
+            for field, gauge in of_ranks.items():
+                gauge.labels(**labels, rank=str(pace.rank), node=pace.node).set(getattr(pace, field))
         return CONTENT_TYPE_LATEST, generate_latest(registry)
 
     return page

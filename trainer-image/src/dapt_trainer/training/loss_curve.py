@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dapt_contract.stages.pretrain import CurvePoint, PenaltyPoint
 from dapt_trainer.checkpoints.run_checkpoints import LogEntry
+from dapt_trainer.context import ReadingValue
 from dapt_trainer.training.loss_watch import LossWatch
 from dapt_trainer.training.step_trainer import StepReading
 
@@ -117,7 +118,7 @@ class LossCurve:
 
     def live_readings(
         self, reading: StepReading, total_steps: int, pauses_seconds: float = 0.0
-    ) -> dict[str, float | int | str | None]:
+    ) -> dict[str, ReadingValue]:
         """Return the live progress after a step that was added; `pauses_seconds` is still spent on checkpoints."""
         return {
             "activity": "training",
@@ -132,6 +133,8 @@ class LossCurve:
             "gradient_norm": reading.gradient_norm,
             "step_seconds": reading.seconds,
             "data_wait_seconds": reading.data_wait_seconds,
+            "slow_rank": reading.slow_rank,
+            "rank_paces": reading.rank_paces,
             "skipped_steps": self.watch.skipped_steps,
             "loss_spikes": self.watch.loss_spikes,
         }

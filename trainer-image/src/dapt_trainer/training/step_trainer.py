@@ -25,6 +25,7 @@ from transformers.trainer_callback import PrinterCallback
 from dapt_trainer.checkpoints.change_world_size import repair_optimizer
 from dapt_trainer.checkpoints.inventory import RESUME_FOLDER
 from dapt_trainer.checkpoints.resume_files import ResumeFiles
+from dapt_trainer.context import RankPace
 from dapt_trainer.distributed import Ranks
 from dapt_trainer.modeling.attention import Batch, Collate, stack_rows
 from dapt_trainer.staged_files import StagedFiles
@@ -38,6 +39,7 @@ from dapt_trainer.training.engine.left_out_weights import (
 from dapt_trainer.training.engine.skipped_steps import skip_non_finite_steps
 from dapt_trainer.training.garbage import StepGarbage
 from dapt_trainer.training.prefetch import PrefetchingLoader
+from dapt_trainer.training.rank_pace import ForwardClock, PaceOfRanks
 from dapt_trainer.training.regularization.penalty import Penalty
 
 
@@ -64,6 +66,10 @@ class StepReading:
     """Duration of this step."""
     data_wait_seconds: float = 0.0
     """Part of it in which this rank waited for its rows."""
+    slow_rank: str = ""
+    """The rank that its peers wait for, in one sentence; empty without one."""
+    rank_paces: tuple[RankPace, ...] = ()
+    """Of each rank; empty before the first comparison, and with one rank."""
 
     @property
     def is_skipped(self) -> bool:
@@ -148,6 +154,8 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         self._resume_files: ResumeFiles | None = None
         self._garbage = StepGarbage()
         self._loader: PrefetchingLoader | None = None
+        self._pace = PaceOfRanks(ranks)
+        self._forward_clock = ForwardClock(ranks.device)
 
     def get_train_dataloader(self) -> PrefetchingLoader:
         """Return a loader of this rank's rows in their order; there is nothing to shard, shuffle or skip."""
@@ -178,6 +186,8 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         repair_optimizer(self.model_wrapped, self._weight_decays)
         skip_non_finite_steps(self.model_wrapped)
         leave_out_idle_calls(self.model_wrapped, self._ranks)
+        if self._ranks.world_size > 1:
+            self._forward_clock.attach(self.model_wrapped)
         self._hooks.on_ready()
         self._step_started = time.monotonic()
         return prepared
@@ -267,7 +277,9 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         # In the trainer's state, which a checkpoint holds, so that a resumed run counts on.
         self.state.num_input_tokens_seen += self._rows.tokens_of_step(step - 1)
         self._step_loss.zero_()
-        now = time.monotonic()
+        seconds = time.monotonic() - self._step_started
+        wait_seconds = 0.0 if self._loader is None else self._loader.take_wait_seconds()
+        self._pace.add(wait_seconds, self._forward_clock.take_seconds(), seconds)
         reading = StepReading(
             step=step,
             loss_nats=loss / self._ranks.world_size,
@@ -277,11 +289,14 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
             tokens=int(self.state.num_input_tokens_seen),
             stop_requested=num_stopped > 0,
             out_of_time=num_late > 0,
-            seconds=now - self._step_started,
-            data_wait_seconds=0.0 if self._loader is None else self._loader.take_wait_seconds(),
+            seconds=seconds,
+            data_wait_seconds=wait_seconds,
+            slow_rank=self._pace.slow_rank,
+            rank_paces=self._pace.paces,
         )
         self._hooks.on_step(reading)
         self._garbage.after_step()
+        self._forward_clock.reset()
         self._step_started = time.monotonic()
 
     def stage_resume_state(self, staged: StagedFiles) -> None:

@@ -106,6 +106,7 @@ def last_progress(status: DomainAdaptationStatus) -> dict[str, Progress]:
             activity=stage.progress.activity or "",
             fraction=stage.progress.fraction,
             eta_seconds=stage.progress.eta_seconds,
+            slow_rank=stage.progress.slow_rank or "",
         )
         for stage in status.stages
         if stage.state == "Running" and stage.progress is not None and stage.run_key is not None
@@ -127,6 +128,7 @@ def _pretraining_progress(status: DomainAdaptationStatus) -> dict[str, Progress]
             total_steps=reading.total_steps,
             tokens_per_second=reading.tokens_per_second,
             eta_seconds=reading.eta_seconds,
+            slow_rank=reading.slow_rank or "",
         )
     }
 

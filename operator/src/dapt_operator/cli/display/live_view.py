@@ -79,4 +79,6 @@ def progress_line(progress: Progress) -> str:
         )
     if progress.eta_seconds is not None:
         parts.append(f"{duration(progress.eta_seconds)} left")
+    if progress.slow_rank:
+        parts.append(progress.slow_rank)
     return " · ".join(parts)

@@ -63,6 +63,7 @@ def progress(observed: Observed, ledger: Ledger) -> tuple[ProgressStatus | None,
         eta_seconds=max(0.0, eta_seconds) if eta_seconds is not None else None,
         skipped_steps=reading.skipped_steps or None,
         loss_spikes=reading.loss_spikes or None,
+        slow_rank=reading.slow_rank or None,
         forecast=old.forecast if old is not None else None,
     )
     return new, timestamp(observed.now)
@@ -87,6 +88,7 @@ def stage_progress(run: RunState | None, stored: StageProgress | None, now: date
         fraction=round(reading.fraction, 4),
         activity=reading.activity or None,
         eta_seconds=None if eta_seconds is None else round(max(0.0, eta_seconds), 1),
+        slow_rank=reading.slow_rank or None,
         time=timestamp(now),
     )
 
@@ -163,6 +165,7 @@ def _completed(old: ProgressStatus | None, ended: PretrainFacts) -> ProgressStat
     last = old or ProgressStatus(total_steps=ended.steps)
     return last.with_values(
         fraction=1.0,
+        slow_rank=None,
         step=ended.steps,
         tokens=ended.tokens,
         eta_seconds=0.0,

@@ -46,6 +46,8 @@ class ProgressStatus(StatusBase):
     """Steps that changed no weight, because loss or gradient was not a number; absent where there is none."""
     loss_spikes: Integer | None = None
     """How often the training loss rose over the mean before by six standard deviations; absent where it did not."""
+    slow_rank: Text | None = None
+    """Rank that its peers wait for in each step, with its node and by how much: information. Absent: there is none."""
     forecast: ForecastStatus | None = None
     """Forecast of `status.forgetting` at the end of this attempt. Absent: before a tenth of it, after its end, and
     where no recorded run is like it (docs/science.md)."""
@@ -60,6 +62,8 @@ class StageProgress(StatusBase):
     """What it is doing, in a few words."""
     eta_seconds: Annotated[float, Field(ge=0)] | None = None
     """Estimated seconds until the stage ends. Absent: there is nothing to estimate from yet."""
+    slow_rank: Text | None = None
+    """As `status.progress.slowRank`, of fine-tuning and preference tuning."""
     time: Time | None = None
     """When this was read; it is written at most every 10 s and 1 %."""
 

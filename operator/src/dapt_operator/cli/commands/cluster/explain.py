@@ -46,6 +46,7 @@ def explain(access: ClusterAccess, name: str) -> list[str]:
     sections = (
         ("Attempts that were given up", _ended_attempts(status)),
         ("Failed stages", _failed_stages(status)),
+        ("Slow ranks", _slow_ranks(status)),
         ("Pods that wait", _waiting_pods(access.pods(resource))),
         ("Last warnings", _warnings(access, name)),
     )
@@ -91,6 +92,19 @@ def _failed_stages(status: DomainAdaptationStatus) -> list[str]:
             lines.append(f"{stage_title(stage)}: {cause or 'no cause was reported'}")
             lines += [f"    {line}" for line in stage.last_log_lines]
     return lines
+
+
+def _slow_ranks(status: DomainAdaptationStatus) -> list[str]:
+    """Return the ranks that their peers wait for, with what to look at."""
+    reached = [(stage, stage.progress) for stage in status.stages if stage.state == "Running"]
+    found = [
+        (stage, status.progress if stage.kind == "pretrain" else progress) for stage, progress in reached
+    ]
+    return [
+        f"{stage_title(stage)}: {progress.slow_rank}; look at the load, the clock rates and the disk of that node"
+        for stage, progress in found
+        if progress is not None and progress.slow_rank
+    ]
 
 
 def _waiting_pods(pods: list[JsonObject]) -> list[str]:
