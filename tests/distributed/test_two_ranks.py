@@ -70,6 +70,12 @@ def test_a_stop_request_of_one_rank_stops_all_with_a_checkpoint(tmp_path: Path) 
     assert [point.step for point in resumed.curve] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_rank_with_slow_forward_passes_is_named(tmp_path: Path) -> None:
+    work = make_work_volume(tmp_path)
+    assert run_gang(work, 1, ZERO_0_FULL, "slow:").exit_codes == [0, 0]
+    assert (work / "stages/pretrain-a1/try-1/slow-rank.txt").read_text().startswith("rank 1 on node ")
+
+
 @pytest.mark.parametrize("changes", [ZERO_0_FULL, ZERO_2_FULL_BF16], ids=["zero-0", "zero-2-bf16"])
 def test_a_gradient_of_one_rank_that_is_not_a_number_skips_the_step_on_both(
     tmp_path: Path, changes: dict[str, Any]

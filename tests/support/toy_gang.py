@@ -2,7 +2,8 @@
 
 A rank may kill itself at a named place, as SIGKILL does: `step:N` (rank 1, after step N), `save:N` (rank 0, when
 half of checkpoint N is written), `rename:N` (rank 0, after the folder was renamed, before the manifest). `term:N` asks
-rank 1 alone to stop after step N; `nan:N` makes the loss of step N no number on rank 1 alone.
+rank 1 alone to stop after step N; `nan:N` makes the loss of step N no number on rank 1 alone; `slow:` makes the forward
+passes of rank 1 slow.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ class Board(SilentProgress):
                 wait_for_saves(self.folder)
                 die()
             self.asked = self.place == "term"
+        if self.rank == 0 and fields.get("slow_rank"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "slow-rank.txt").write_text(fields["slow_rank"])
 
     def stop_requested(self) -> bool:
         return self.asked
@@ -119,6 +123,21 @@ def _poison(step: int) -> None:
     StepTrainer.compute_loss = poisoned
 
 
+def _compare_often(rank: int) -> None:
+    """Let ranks compare their times every second step, and rank 1 take half a second more for its forward pass."""
+    from dapt_trainer.training import rank_pace
+
+    rank_pace.INTERVAL_STEPS = 2  # type: ignore[misc]
+    honest = rank_pace.ForwardClock.attach
+
+    def slowed(self: Any, engine: Any) -> None:
+        honest(self, engine)
+        if rank == 1:
+            engine.register_forward_pre_hook(lambda *_: time.sleep(0.5))
+
+    rank_pace.ForwardClock.attach = slowed  # type: ignore[method-assign]
+
+
 def _note_penalty(work: Path, rank: int) -> None:
     """Write down how much a rank keeps for a penalty."""
     from dapt_trainer.training.step_trainer import StepTrainer
@@ -143,6 +162,8 @@ def run_rank(rank: int, world_size: int, work: Path, number: int, changes: dict[
         _die_in_save(place, step)
     elif place == "nan":
         _poison(int(step))
+    if place == "slow":
+        _compare_often(rank)
     distribution, lora = DistributionConfig(**changes["distribution"]), LoraConfig(rank=4, alpha=8)
     config = pretrain_config(
         distribution=distribution,

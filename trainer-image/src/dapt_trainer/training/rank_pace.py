@@ -68,7 +68,7 @@ class ForwardClock:
         if not passes:
             return 0.0
         if self._events is not None:
-            return passes * self._events[0].elapsed_time(self._events[1]) / 1000.0
+            return passes * float(self._events[0].elapsed_time(self._events[1])) / 1000.0
         return passes * (self._ended - self._started)
 
 
