@@ -40,7 +40,7 @@ def test_a_rank_behind_the_median_is_named_with_its_node_once_it_was_so_twice() 
         pace.add(0.0, 1.0, 4.0)
     assert pace.paces == ()
     pace.add(0.0, 1.0, 4.0)
-    assert [found.rank for found in pace.paces] == [0, 1, 2, 3]
+    assert [known.rank for known in pace.paces] == [0, 1, 2, 3]
     assert pace.slow_rank == ""
     for _ in range(INTERVAL_STEPS):
         pace.add(0.0, 1.0, 4.0)

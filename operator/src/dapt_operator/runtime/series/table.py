@@ -12,13 +12,8 @@ from typing import Final, Literal
 
 from dapt_contract.pod.failure import Cause
 from dapt_operator.api.v1alpha1.conditions import FINISHED, RECONCILING, STALLED, SUSPENDED
-from dapt_operator.runtime.series.shown_status import (
-    ShownCandidate,
-    ShownLedger,
-    ShownProgress,
-    ShownRun,
-    ShownStatus,
-)
+from dapt_operator.runtime.series.shown_status import ShownCandidate, ShownLedger, ShownRun, ShownStatus
+from dapt_operator.runtime.series.stage_progress import least_progress, most_seconds_left
 
 Value = tuple[str, float]
 """Value of the additional label (empty when the series has none), and the number."""
@@ -102,31 +97,6 @@ def _waited(adaptation: AdaptationSeries) -> Iterable[Value]:
         if record.created and record.started:
             newest[record.kind] = _seconds_between(record.created, record.started)
     return newest.items()
-
-
-def _stage_progress(adaptation: AdaptationSeries) -> Iterable[Value]:
-    """Yield by kind of stage the share that is done; of several runs of a kind, of the one with the least."""
-    least: dict[str, float] = {}
-    for kind, progress in _running_progress(adaptation):
-        if progress.fraction is not None:
-            least[kind] = min(progress.fraction, least.get(kind, 1.0))
-    return least.items()
-
-
-def _stage_eta(adaptation: AdaptationSeries) -> Iterable[Value]:
-    """Yield by kind of stage the seconds that are left; of several runs of a kind, of the one with the most."""
-    most: dict[str, float] = {}
-    for kind, progress in _running_progress(adaptation):
-        if progress.eta_seconds is not None:
-            most[kind] = max(progress.eta_seconds, most.get(kind, 0.0))
-    return most.items()
-
-
-def _running_progress(adaptation: AdaptationSeries) -> Iterable[tuple[str, ShownProgress]]:
-    for stage in adaptation.status.stages:
-        progress = adaptation.status.progress if stage.kind == "pretrain" else stage.progress
-        if stage.state == "Running" and progress is not None:
-            yield stage.kind, progress
 
 
 def _progress_time(adaptation: AdaptationSeries) -> Iterable[Value]:
@@ -281,14 +251,14 @@ SERIES: Final = (
         "dapt_stage_progress_ratio",
         "gauge",
         "Share of a running stage that is done; of several runs of a kind, of the one with the least.",
-        _stage_progress,
+        lambda adaptation: least_progress(adaptation.status),
         label="stage",
     ),
     Series(
         "dapt_stage_eta_seconds",
         "gauge",
         "Seconds that are left of a running stage, as last written to the status; of several runs, the most.",
-        _stage_eta,
+        lambda adaptation: most_seconds_left(adaptation.status),
         label="stage",
     ),
     Series(
