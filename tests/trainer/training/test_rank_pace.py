@@ -30,6 +30,10 @@ def pace_of(*peers: RankPace) -> PaceOfRanks:
     return PaceOfRanks(RanksThatSay(0, 0, 1 + len(peers), torch.device("cpu"), peers=peers))
 
 
+def rank_of(pace: RankPace) -> int:
+    return pace.rank
+
+
 def peer(rank: int, wait: float, forward: float = 1.0) -> RankPace:
     return RankPace(rank, f"n{rank // 2}", wait, forward)
 
@@ -40,7 +44,7 @@ def test_a_rank_behind_the_median_is_named_with_its_node_once_it_was_so_twice() 
         pace.add(0.0, 1.0, 4.0)
     assert pace.paces == ()
     pace.add(0.0, 1.0, 4.0)
-    assert [known.rank for known in pace.paces] == [0, 1, 2, 3]
+    assert tuple(map(rank_of, pace.paces)) == (0, 1, 2, 3)
     assert pace.slow_rank == ""
     for _ in range(INTERVAL_STEPS):
         pace.add(0.0, 1.0, 4.0)

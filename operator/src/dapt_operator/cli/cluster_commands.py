@@ -9,7 +9,7 @@ import typer
 
 from dapt_operator.cli.errors import EXIT_USAGE, UserError
 from dapt_operator.cli.terminal import write_line
-from dapt_operator.cli.world import Context, Namespace, open_access
+from dapt_operator.cli.world import RUNS, Context, Local, Namespace, RunsDir, is_local, open_access
 
 commands = typer.Typer()
 
@@ -89,15 +89,27 @@ def logs(
     ] = False,
     namespace: Namespace = None,
     context: Context = None,
+    local: Local = False,
+    runs_dir: RunsDir = None,
 ) -> None:
-    """Show the log of a stage; of failed pods that are gone, the last lines that the status has kept."""
+    """Show the log of a stage; of failed pods that are gone, the last lines that the status has kept.
+
+    A local run keeps the whole log of each run of a stage.
+    """
     from dapt_contract.stages import KINDS
     from dapt_operator.cli.commands.cluster.logs import LogQuery, log_lines
 
     if stage is not None and stage not in KINDS:
         raise UserError(f"--stage {stage}: not a kind of stage; write one of {', '.join(KINDS)}", EXIT_USAGE)
     query = LogQuery(stage, attempt, candidate, try_number, rank, tail, follow)
-    for line in log_lines(open_access(namespace, context), name, query):
+    if is_local(local=local, runs_dir=runs_dir, cluster_options=(namespace, context), name=name):
+        from dapt_operator.cli.commands.show_logs import local_log_lines
+        from dapt_operator.cli.run_folder import find_run
+
+        lines = local_log_lines(find_run(name, runs_dir or RUNS), query)
+    else:
+        lines = log_lines(open_access(namespace, context), name, query)
+    for line in lines:
         write_line(line)
 
 
