@@ -28,6 +28,7 @@ def test_the_manifests_are_of_the_kinds_that_the_page_names() -> None:
 
 
 @pytest.mark.torch
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_the_code_of_the_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
