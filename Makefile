@@ -14,7 +14,7 @@ ifeq ($(NO_GPU),1)
 export DS_ACCELERATOR = cpu
 endif
 
-.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench site science faults fault-results lock lock-cuda crds chart notices clean
+.PHONY: help setup demo test lint types imports unit torch-tests cluster cluster-extras cluster-tests bench site science science-real faults fault-results lock lock-cuda crds chart notices clean
 
 help: ## Show the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -91,6 +91,9 @@ bench: setup ## Print each figure against its bar: NAME VALUE BAR ok|short
 
 science: setup ## The method's claims in miniature: hypotheses, runs, verdicts, docs/science.md (80 minutes on 2 cores, 110 the first time)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m science
+
+science-real: setup ## The same question on SmolLM2-135M, run by run: docs/science-real.md (about 12 hours on 2 cores; continues where it was)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m science.real $(if $(MINUTES),--minutes $(MINUTES))
 
 faults: setup ## Every case of the fault campaigns: docs/faults.md; 20 kills of trainers; the operator killed around every API write
 	PATH="$(CURDIR)/$(BIN):$$PATH" DAPT_FAULT_CAMPAIGNS=whole $(BIN)/python -m pytest tests/faults -m "not faults" -s --timeout 3600

@@ -55,6 +55,19 @@ def read_results(folder: Path, experiment: str) -> tuple[dict[str, Any], list[di
     return content["facts"], content["runs"]
 
 
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as a file of its own, numbers to six digits; a file that exists is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".new")
+    written.write_text(json.dumps(rounded(record), indent=1, sort_keys=True) + "\n")
+    written.replace(path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what `write_record` wrote."""
+    return dict(json.loads(path.read_text()))
+
+
 def rounded(value: Any) -> Any:
     """Numbers to six significant digits, in whatever they stand in."""
     if isinstance(value, float):
