@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from science import forecast, operating, regret, replay_share, store
+from science.digests import code_digest, digest_of
 from science.experiments import EXPERIMENTS, Experiment
 from science.experiments.common import SEEDS, Outcome, Records, Table, Verdict
 from science.kinds import cost
 
 PAGE = "science.md"
 FIGURES = "science"
+DRAWN = "figures.json"
 _INTRODUCTION = """# Proofs in miniature
 
 Each claim about the method, tested on a model so small that the test can be repeated: `make science` does every run
@@ -41,8 +46,7 @@ _METHOD = """## How it is done
 def write(results: Path, docs: Path) -> None:
     """Write the page and the figures below `docs`, and the operating table of the gate in docs/evaluation.md."""
     (docs / FIGURES).mkdir(parents=True, exist_ok=True)
-    for name, png in figures(results).items():
-        (docs / FIGURES / name).write_bytes(png)
+    write_figures(figures(results), docs / FIGURES, results / DRAWN)
     (docs / PAGE).write_text(text(results))
     operating.write(docs / "evaluation.md", table_text(operating.table()))
 
@@ -55,16 +59,46 @@ def outcome_of(results: Path, experiment: Experiment) -> Outcome:
     return experiment.judge(Records(runs, facts["base_losses"]))
 
 
-def figures(results: Path) -> dict[str, bytes]:
-    """PNG files by name, of the experiments that have runs and something to draw."""
-    drawn = {}
+@dataclass(frozen=True)
+class Figure:
+    """A picture that is drawn when it is asked for."""
+
+    digest: str
+    """Of what it shows: the records, and the code that draws them."""
+    draw: Callable[[], bytes]
+    """Returns a PNG file."""
+
+
+def figures(results: Path) -> dict[str, Figure]:
+    """Return the pictures by name, of the experiments that have runs and something to draw."""
+    found = {}
     for experiment in EXPERIMENTS:
         facts, runs = store.read_results(results, experiment.name)
         if runs and experiment.figure is not None:
-            drawn[f"{experiment.name}.png"] = experiment.figure(Records(runs, facts["base_losses"]))
+            code = code_digest("science.plots", f"science.experiments.{experiment.name}")
+            draw = partial(experiment.figure, Records(runs, facts["base_losses"]))
+            found[f"{experiment.name}.png"] = Figure(digest_of(code, facts["base_losses"], runs), draw)
     if regret.recorded(results):
-        drawn[regret.FIGURE] = regret.figure()
-    return drawn
+        found[regret.FIGURE] = Figure(code_digest("science.plots", "science.regret"), regret.figure)
+    return found
+
+
+def write_figures(wanted: Mapping[str, Figure], folder: Path, drawn: Path) -> None:
+    """Draw the pictures whose data are not those that they were drawn from, and leave the others as they are.
+
+    The same data drawn again may be other bytes: with another version of the library, or on another machine.
+
+    Args:
+        wanted: pictures by name.
+        folder: where they are.
+        drawn: file that has the digest of what each was drawn from.
+    """
+    known = json.loads(drawn.read_text()) if drawn.is_file() else {}
+    for name, figure in wanted.items():
+        if known.get(name) != figure.digest or not (folder / name).is_file():
+            (folder / name).write_bytes(figure.draw())
+    digests = {name: figure.digest for name, figure in sorted(wanted.items())}
+    drawn.write_text(json.dumps(digests, indent=1) + "\n")
 
 
 def text(results: Path) -> str:
@@ -133,8 +167,9 @@ def _mean(facts: Mapping[str, Any], side: str) -> float:
 
 def _section(results: Path, experiment: Experiment, outcome: Outcome) -> str:
     _, runs = store.read_results(results, experiment.name)
-    wanted = len(experiment.runs(SEEDS))
-    state = f"{len(runs)} of {wanted} runs were done." if runs else f"Not run yet ({wanted} runs)."
+    wanted = {store.name_of(settings) for settings in experiment.runs(SEEDS)}
+    done = wanted & {store.name_of(run["settings"]) for run in runs}
+    state = f"{len(done)} of {len(wanted)} runs were done." if runs else f"Not run yet ({len(wanted)} runs)."
     lines = [
         f"## {experiment.title}",
         "",

@@ -116,30 +116,55 @@ def section(results: Path, table_text: Callable[[Table], str]) -> str:
     shifts = sorted({run.shift for run in of_fit})
     apart = max(abs(expected - run.forgetting) for run, expected in seeds_apart(runs))
     needs = [share_by(line, shift) for shift in shifts]
-    defaults = [resolve.replay_by_shift(shift) for shift in shifts]
+    default = resolve.replay_by_shift(shifts[0])
+    spare = [LIMIT_NATS - forgetting_by(line, default, shift) for shift in shifts]
+    others = [run for run in runs if not run.is_fitted and run.share >= min(_FITTED_SHARES)]
+    off = max(abs(forgetting_by(line, run.share, run.shift) - run.forgetting) for run in others)
     return "\n".join(
         (
             f"## {TITLE}",
             "",
-            "By default the share of replay rises in a straight line from 5 % at no shift to 25 % at 1 nat. Here a line"
+            "By default the share of replay rises in a straight line from 5 % at no shift to"
+            f" {resolve.STRONG_REPLAY_FRACTION:.0%} at {resolve.STRONG_SHIFT_NATS:g} nats, and stays there. Here a line"
             " is fitted to what the replay runs with 15 % and 30 % forget, in nats F on half B:"
             f" ln F = {line[0]:.2f} {line[1]:+.2f} x share {line[2]:+.2f} x shift. With the seed that is judged left"
-            f" out of the fit it is off by at most {apart:.3f} nats.",
+            f" out of the fit it is off by at most {apart:.3f} nats, and by at most {off:.3f} on the {len(others)} runs"
+            " with other seeds or shares from 15 % on.",
             "",
             f"Between {shifts[0]:.2f} and {shifts[-1]:.2f} nats the shift hardly matters: the limit of"
-            f" {math.expm1(LIMIT_NATS):+.0%} is kept on average from {needs[0]:.0%} and {needs[-1]:.0%} on, where the"
-            f" default takes {defaults[0]:.0%} and {defaults[-1]:.0%}. So the default is too little at the weak shift,"
-            " and relies there on interpolation with the base model, which is among the candidates unless it was"
-            " switched off. `plan` says so, with the share that needs none. The default itself is as it was: below"
-            f" {shifts[0]:.2f} nats there is no record, and a smaller shift may need less.",
+            f" {math.expm1(LIMIT_NATS):+.0%} is kept on average from {needs[0]:.0%} and {needs[-1]:.0%} on. The default"
+            f" takes {default:.0%} at both: by the line {spare[0]:.3f} and {spare[-1]:.3f} nats below the limit."
+            f" {' '.join(_kept(runs, domain) for domain in dict.fromkeys(run.domain for run in runs))} Earlier"
+            " versions took 16 % at the weak shift, where the limit was kept by interpolation alone. A smaller limit"
+            " may need more: `plan` says so.",
             "",
             table_text(_table(runs, line)),
             "**Where it holds.** Shifts from 0.5 to 1.1 nats, shares from 15 to 30 %, one base model of half a million"
             f" parameters, {STEPS} steps from a peak of {Rate().peak:g}; a higher rate or more steps forget more."
-            " Shares of 5 % and below forget more than the line says at the strong shift. Another base model was not"
-            " tried.",
+            " Shares of 5 % and below forget more than the line says at the strong shift. Below 0.5 nats nothing is"
+            " recorded: there the default is a straight line down to 5 %, and may be more than is needed. Another base"
+            " model was not tried.",
         )
     )
+
+
+def _kept(runs: Sequence[Run], domain: str) -> str:
+    """Return how many recorded runs keep the limit with the default's share, or with the shares around it."""
+    of_domain = [run for run in runs if run.domain == domain]
+    default = resolve.replay_by_shift(of_domain[0].shift)
+    if any(run.share == default for run in of_domain):
+        return f"At the {domain} shift {_count(of_domain, default)} runs with {default:.0%} keep it."
+    below = max(run.share for run in of_domain if run.share < default)
+    above = min(run.share for run in of_domain if run.share > default)
+    return (
+        f"At the {domain} shift no run with {default:.0%} is recorded: with {below:.0%} {_count(of_domain, below)}"
+        f" keep it, with {above:.0%} {_count(of_domain, above)}."
+    )
+
+
+def _count(runs: Sequence[Run], share: float) -> str:
+    of_share = [run.forgetting <= LIMIT_NATS for run in runs if run.share == share]
+    return f"{sum(of_share)} of {len(of_share)}"
 
 
 def _table(runs: Sequence[Run], line: Line) -> Table:

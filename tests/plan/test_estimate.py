@@ -88,7 +88,7 @@ def test_replay_is_assumed_until_it_is_measured() -> None:
     over = {"corpus": {"sequenceLength": 128}}
     assert of(over).replay_is_assumed
     found = of(over, None, None, None, base=base_measure())
-    assert (found.replay_fraction, found.replay_is_assumed) == (0.09, False)
+    assert (found.replay_fraction, found.replay_is_assumed) == (0.13, False)
 
 
 def test_memory_has_its_parts() -> None:
@@ -199,10 +199,10 @@ def test_lora_on_much_text_learns_less() -> None:
 @pytest.mark.parametrize(
     ("replay", "shift", "wanted"),
     [
-        (0.05, 0.8, 0.21),
-        (0.12, 0.8, 0.21),
-        (0.13, 0.8, None),
-        (0.05, 0.1, None),
+        (0.05, 0.8, 0.25),
+        (0.14, 0.8, 0.25),
+        (0.16, 0.8, None),
+        (0.06, 0.1, None),
         (0.02, -0.5, 0.05),
         (0.25, 3.0, None),
     ],
@@ -223,12 +223,13 @@ def test_replay_far_below_what_the_shift_needs_is_warned_about(
 @pytest.mark.parametrize(
     ("shift", "limit", "shares"),
     [
-        (0.56, 0.15, (0.16, 0.21)),
+        (0.56, 0.15, None),
         (0.8, 0.15, None),
         (1.06, 0.15, None),
         (0.49, 0.15, None),
         (0.56, 0.02, None),
         (0.56, 0.5, None),
+        (0.56, 0.12, (0.25, 0.29)),
         (1.06, 0.12, (0.25, 0.3)),
     ],
 )

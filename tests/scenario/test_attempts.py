@@ -55,9 +55,9 @@ def test_the_forgetting_limit_starts_an_attempt_from_the_newest_checkpoint_that_
     world.live(by_attempt({1: limit(rows)}))
     first, second = trainings(world)
     assert second.model.adapters == ("stages/pretrain-a1/try-1/checkpoint-20",)
-    assert second.earlier_phases == (MixturePhase(steps=20, replay_fraction=0.09),)
+    assert second.earlier_phases == (MixturePhase(steps=20, replay_fraction=0.13),)
     assert (first.optimizer.learning_rate, second.optimizer.learning_rate) == (1.0e-4, 5.0e-5)
-    assert (first.replay_fraction, second.replay_fraction) == (0.09, 0.18)
+    assert (first.replay_fraction, second.replay_fraction) == (0.13, 0.26)
     assert (first.total_steps, first.checkpoint_steps) == (40, (10, 20, 30, 40))
     assert (second.total_steps, second.checkpoint_steps) == (20, (10, 20))
     assert world.status["selected"]["id"] == "a2-s20"
@@ -77,7 +77,7 @@ def test_status_lists_the_attempts_and_how_each_ended() -> None:
         {
             "number": 1,
             "learningRate": 1.0e-4,
-            "replayFraction": 0.09,
+            "replayFraction": 0.13,
             "totalSteps": 40,
             "endedBy": "ForgettingLimit",
             "reason": reason,
@@ -85,7 +85,7 @@ def test_status_lists_the_attempts_and_how_each_ended() -> None:
         {
             "number": 2,
             "learningRate": 5.0e-5,
-            "replayFraction": 0.18,
+            "replayFraction": 0.26,
             "start": "a1-s10",
             "totalSteps": 30,
             "endedBy": "Completed",
@@ -93,7 +93,7 @@ def test_status_lists_the_attempts_and_how_each_ended() -> None:
     ]
     assert world.status["attempt"] == 2
     told = [event.message for event in world.cluster.events(world.key) if event.reason == "RolledBack"]
-    assert told == [f"{reason}; attempt 2 starts from a1-s10 with learning rate 5e-05 and replay 0.18"]
+    assert told == [f"{reason}; attempt 2 starts from a1-s10 with learning rate 5e-05 and replay 0.26"]
 
 
 def test_the_decision_is_written_down_before_it_is_carried_out() -> None:
@@ -163,7 +163,7 @@ def test_rollbacks_used_up_block_with_all_attempts_judged() -> None:
     world = World(PLAIN | {"gates": {"onBreach": "Rollback", "rollback": {"maxRollbacks": 2}}})
     world.live(by_attempt({number: limit(bad) for number in (1, 2, 3)}))
     assert [config.optimizer.learning_rate for config in trainings(world)] == [1.0e-4, 5.0e-5, 2.5e-5]
-    assert [config.replay_fraction for config in trainings(world)] == [0.09, 0.18, 0.36]
+    assert [config.replay_fraction for config in trainings(world)] == [0.13, 0.26, 0.5]
     assert world.condition("Stalled")[1] == "GatesBreached"
     assert "general perplexity of a1-s10" in world.condition("Stalled")[2]
     assert "a lower learningRate (it was 2.5e-05)" in world.condition("Stalled")[2]
@@ -218,9 +218,9 @@ def test_phases_add_up_over_several_attempts() -> None:
     assert third.model.weights == "stages/pretrain-a2/try-1/checkpoint-10"
     assert third.model.adapters == ()
     assert third.earlier_phases == (
-        MixturePhase(steps=10, replay_fraction=0.09), MixturePhase(steps=10, replay_fraction=0.18),
+        MixturePhase(steps=10, replay_fraction=0.13), MixturePhase(steps=10, replay_fraction=0.26),
     )  # fmt: skip
-    assert (third.total_steps, third.replay_fraction) == (20, 0.36)
+    assert (third.total_steps, third.replay_fraction) == (20, 0.5)
     publish = world.config("publish")
     assert publish.card.training_tokens == (10 + 10 + 20) * 8 * 128  # type: ignore[attr-defined]
     assert publish.card.learning_rate == 5.0e-6  # type: ignore[attr-defined]

@@ -19,12 +19,12 @@ from support.worlds import World
 
 REMEDIES = (
     "everything is kept: change gates or selection here to decide again from the stored numbers, or start a new"
-    " adaptation with more corpus.replayFraction (it was 0.09), a lower learningRate (it was 0.0001) or fewer tokens"
+    " adaptation with more corpus.replayFraction (it was 0.13), a lower learningRate (it was 0.0001) or fewer tokens"
 )
 
 LEARN_MORE = (
     "everything is kept: change gates or selection here to decide again from the stored numbers, or start a new"
-    " adaptation with more tokens, a higher learningRate (it was 0.0001) or less corpus.replayFraction (it was 0.09)"
+    " adaptation with more tokens, a higher learningRate (it was 0.0001) or less corpus.replayFraction (it was 0.13)"
 )
 
 

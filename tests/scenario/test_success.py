@@ -51,7 +51,7 @@ def test_what_was_automatic_is_shown() -> None:
     world.live()
     shown = world.status["resolved"]
     assert shown["learningRate"] == 1.0e-4
-    assert shown["replayFraction"] == 0.09
+    assert shown["replayFraction"] == 0.13
     assert (shown["microBatchSize"], shown["gradientAccumulationSteps"], shown["worldSize"]) == (4, 1, 2)
     assert (shown["zeroStage"], shown["precision"], shown["totalSteps"]) == (2, "bf16", 40)
     assert shown["model"]["digest"] == "sha256:model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -24,6 +25,34 @@ def test_every_figure_of_the_page_is_there_and_none_is_left_over() -> None:
     there = {path.name for path in (DOCS / page.FIGURES).glob("*")}
     assert named == there
     assert all((DOCS / page.FIGURES / name).read_bytes().startswith(b"\x89PNG") for name in named)
+
+
+def test_a_picture_is_drawn_again_only_when_its_data_have_changed(tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn.json"
+
+    def write(**data: str) -> None:
+        wanted = {
+            f"{name}.png": page.Figure(digest, lambda digest=digest: digest.encode())
+            for name, digest in data.items()
+        }
+        page.write_figures(wanted, tmp_path, drawn)
+
+    def content(name: str) -> bytes:
+        return (tmp_path / f"{name}.png").read_bytes()
+
+    write(one="a", two="b")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.png").write_bytes(b"drawn by another version")
+    write(one="a", two="c")
+    assert (content("one"), content("two")) == (b"drawn by another version", b"c")
+    (tmp_path / "one.png").unlink()
+    write(one="a", two="c")
+    assert content("one") == b"a"
+
+
+def test_the_pictures_are_those_of_the_committed_results() -> None:
+    drawn = json.loads((store.RESULTS / page.DRAWN).read_text())
+    assert drawn == {name: figure.digest for name, figure in page.figures(store.RESULTS).items()}
 
 
 def test_summary_lists_every_claim_with_its_verdict() -> None:

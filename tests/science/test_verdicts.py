@@ -313,7 +313,7 @@ def compared(dapt: Pair, plain: Pair) -> Callable[[Adaptation], dict[str, Any]]:
 
 def test_defaults_hold_where_they_forget_less_for_nearly_the_same_gain() -> None:
     shares = dict(defaults.REPLAY)
-    weak = 0.05 + 0.2 * (WEAK["domain_a"] - WEAK["general_a"])
+    weak = 0.05 + 0.4 * min(0.5, WEAK["domain_a"] - WEAK["general_a"])
     assert controller.default_replay(BASE) == shares["strong"]
     found = verdicts(defaults.EXPERIMENT, compared((0.95, 0.1), (1.0, 0.5)))
     assert found["defaults.strong"] is True

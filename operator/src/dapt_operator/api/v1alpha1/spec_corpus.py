@@ -113,7 +113,7 @@ class Corpus(Base):
     """train: general text is replayed in training; measure: it is only held out and measured. Default train:
     a little replay is the cheapest guard against forgetting."""
     replay_fraction: Annotated[float, Field(ge=0, le=0.9)] | None = None
-    """Share of training tokens that is general text. Absent: from the measured shift, 0.05 (weak) to 0.25
+    """Share of training tokens that is general text. Absent: from the measured shift, 0.05 (none) to 0.25
     (strong), recorded in status.resolved; 0 with generalUse: measure."""
     held_out: HeldOut = HeldOut()
     """Text for measuring, on each side."""
