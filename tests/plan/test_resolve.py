@@ -105,7 +105,8 @@ def test_tuning_without_a_method_has_the_adapters_of_an_empty_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shift", "share"), [(-0.5, 0.05), (0.0, 0.05), (0.2, 0.13), (0.25, 0.15), (0.5, 0.25), (0.56, 0.25), (2.0, 0.25)]
+    ("shift", "share"),
+    [(-0.5, 0.05), (0.0, 0.05), (0.2, 0.13), (0.25, 0.15), (0.5, 0.25), (0.56, 0.25), (2.0, 0.25)],
 )
 def test_replay_follows_the_measured_shift(shift: float, share: float) -> None:
     base = base_measure().model_copy(update={"domain": side(2.8 + shift), "general": side(2.8)})

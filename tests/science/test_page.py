@@ -31,10 +31,7 @@ def test_a_picture_is_drawn_again_only_when_its_data_have_changed(tmp_path: Path
     drawn = tmp_path / "drawn.json"
 
     def write(**data: str) -> None:
-        wanted = {
-            f"{name}.png": page.Figure(digest, lambda digest=digest: digest.encode())
-            for name, digest in data.items()
-        }
+        wanted = {f"{name}.png": page.Figure(digest, digest.encode) for name, digest in data.items()}
         page.write_figures(wanted, tmp_path, drawn)
 
     def content(name: str) -> bytes:
