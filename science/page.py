@@ -179,6 +179,9 @@ def _section(results: Path, experiment: Experiment, outcome: Outcome) -> str:
         "",
     ]
     lines += [f"- {threshold}" for threshold in experiment.thresholds]
+    if experiment.moved:
+        lines += ["", f"### Moved after a result: {experiment.name}", ""]
+        lines += [f"- {threshold}" for threshold in experiment.moved]
     lines += ["", "```", *(verdict.line for verdict in outcome.verdicts), "```", ""]
     if runs and experiment.figure is not None:
         lines += [f"![{experiment.title}]({FIGURES}/{experiment.name}.png)", ""]

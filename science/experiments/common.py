@@ -201,6 +201,8 @@ class Experiment:
     """Settings of every run, for these seeds."""
     judge: Callable[[Records], Outcome]
     figure: Callable[[Records], bytes] | None = None
+    moved: tuple[str, ...] = ()
+    """Questions that were asked otherwise after a result had been seen."""
     claims: tuple[str, ...] = field(default=())
     """Names of the verdicts, for when nothing was run."""
 

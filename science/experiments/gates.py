@@ -185,11 +185,13 @@ EXPERIMENT = Experiment(
         "set up to forget is rolled back and ends with a model that passes."
     ),
     thresholds=(
-        "none of the runs with 25 % and 50 % replay is stopped, and each has a checkpoint that passes every gate "
-        "(seeds 4 to 6: with patience counted from the limit itself all six runs of seeds 1 to 3 were stopped, and "
-        "the rule was changed)",
+        "none of the runs with 25 % and 50 % replay is stopped, and each has a checkpoint that passes every gate",
         "each run without replay at three times the rate is stopped by half of its steps",
         "each run set up to forget is rolled back and ends with a chosen model, where the same run to the end has none",
+    ),
+    moved=(
+        "with patience counted from the limit itself all six healthy runs of seeds 1 to 3 were stopped; the rule was "
+        "changed, and is judged on seeds 4 to 6",
     ),
     runs=lambda seeds: [
         run

@@ -159,9 +159,12 @@ EXPERIMENT = Experiment(
     thresholds=(
         f"each neighbouring pair of shares differs in forgetting by more than {CLEAR:g} pooled seed deviations",
         f"{SHARES[-1]:.0%} replay keeps at least {LEAST_KEPT_GAIN:.0%} of the gain",
-        f"the weak shift is at most {WEAK_SHIFT:.0%} of the strong one, by the base model's losses on both halves, and "
-        f"without replay it forgets less by more than {CLEAR:g} seed deviations",
+        f"without replay the weak shift forgets less by more than {CLEAR:g} seed deviations",
         f"shuffled domain text brings at most {CONTROL_GAIN:.0%} of the gain",
+    ),
+    moved=(
+        f"the weak shift is at most {WEAK_SHIFT:.0%} of the strong one, by the base model's losses on both halves: set "
+        "when those had been seen, before any adapted run",
     ),
     runs=lambda seeds: over(seeds, ADAPTATIONS),
     judge=judge,

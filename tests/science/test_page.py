@@ -60,6 +60,16 @@ def test_summary_lists_every_claim_with_its_verdict() -> None:
             assert f"| [{verdict.name}](#" in text
 
 
+def test_what_was_moved_after_a_result_stands_under_its_own_heading() -> None:
+    text = (DOCS / page.PAGE).read_text()
+    for experiment in EXPERIMENTS:
+        heading = f"### Moved after a result: {experiment.name}"
+        assert (heading in text) == bool(experiment.moved)
+        for question in experiment.moved:
+            assert f"- {question}" in text.split(heading)[1].split("```")[0]
+        assert not set(experiment.moved) & set(experiment.thresholds)
+
+
 def test_science_page_without_runs_reports_no_experiment_and_open_verdicts(tmp_path: Path) -> None:
     text = page.text(tmp_path)
     assert "No experiment was run yet." in text
