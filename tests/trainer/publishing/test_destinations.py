@@ -274,6 +274,82 @@ def test_credentials_that_may_only_add_objects_are_enough(
     assert tried("s3://models/clinical", tmp_path) == "empty"  # what was left counts as nothing
 
 
+def model_folder(folder: Path, card: bytes = b"card") -> Path:
+    """Four files of a model, and their manifest."""
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"model-{number}.safetensors").write_bytes(bytes([number]) * 1000)
+    (folder / "README.md").write_bytes(card)
+    (folder / "dapt.json").write_bytes(manifest().replace(b"sha256:0", b"sha256:" + card))
+    return folder
+
+
+class Cutting:
+    """Cuts uploads off before one of their files, as often as there are numbers, and counts those that came through."""
+
+    def __init__(self, store: Any, cuts: list[int]) -> None:
+        self._put, self.cuts, self.puts = store.put_file, cuts, list[str]()
+        self._left = 0
+
+    def begin(self) -> None:
+        self._left = self.cuts.pop(0) if self.cuts else 99
+
+    def put_file(self, source: str, target: str) -> None:
+        if not self._left:
+            raise ConnectionError("connection reset by peer")
+        self._left -= 1
+        self._put(source, target)
+        self.puts.append(target.rpartition("/")[2])
+
+
+def test_an_upload_that_is_cut_off_three_times_is_continued(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder(tmp_path / "model")
+    cutting = Cutting(store, [0, 2, 1])
+    monkeypatch.setattr(store, "put_file", cutting.put_file)
+    destination = open_destination("s3://models/clinical", work=tmp_path)
+    for expected in ("empty", "ours", "ours"):
+        cutting.begin()
+        with pytest.raises(InfrastructureError, match="connection reset by peer"):
+            destination.write(folder, heartbeat=lambda: None)
+        assert destination.require_writable(DIGEST) == expected
+        assert not store.exists("models/clinical/dapt.json")
+    with pytest.raises(InputError, match="holds the model of another run"):
+        destination.require_writable(OTHER)
+    cutting.begin()
+    destination.write(folder, heartbeat=lambda: None)
+    assert cutting.puts == [
+        "README.md",
+        "model-0.safetensors",
+        "model-1.safetensors",
+        "model-2.safetensors",
+        "dapt.json",
+    ]
+    store.invalidate_cache()
+    assert {path: store.cat_file(path) for path in store.find("models")} == {
+        f"models/clinical/{path.name}": path.read_bytes() for path in folder.iterdir()
+    }
+
+
+def test_files_of_an_upload_with_other_content_are_written_again(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cutting = Cutting(store, [2, 0])
+    monkeypatch.setattr(store, "put_file", cutting.put_file)
+    destination = open_destination("s3://models/clinical", work=tmp_path)
+    edited = model_folder(tmp_path / "edited", b"edit")
+    for folder in (model_folder(tmp_path / "model"), edited):
+        cutting.begin()
+        with pytest.raises(InfrastructureError):
+            destination.write(folder, heartbeat=lambda: None)
+    cutting.begin()
+    destination.write(edited, heartbeat=lambda: None)
+    store.invalidate_cache()
+    assert store.cat_file("models/clinical/README.md") == b"edit"
+    assert len(store.find("models")) == 5
+
+
 def test_a_store_that_cannot_be_reached_is_tried_again(
     store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

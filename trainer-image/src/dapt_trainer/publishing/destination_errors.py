@@ -6,11 +6,15 @@ status of an HTTP answer, and else by the names of their classes, so that no lib
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
+from typing import Final
 
 from dapt_trainer.data.input_problems import first_line
 from dapt_trainer.errors import InfrastructureError, InputError, StageError
 
+FIELD: Final = "output.destination"
 _PASSING_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 _PASSING_NAMES = (
     "Timeout",
@@ -54,3 +58,17 @@ def _passes(error: BaseException) -> bool:
     if any(part in name for name in names for part in _PASSING_NAMES):
         return True
     return isinstance(error, OSError) and error.errno in _PASSING_ERRNOS
+
+
+@contextlib.contextmanager
+def errors_as_sentences(uri: str, action: str) -> Iterator[None]:
+    """Turn what a library raises in the block into an error of the stage; `action` completes 'cannot be ...'."""
+    try:
+        yield
+    except StageError:
+        raise
+    except Exception as error:  # every store raises exceptions of its own
+        failure = stage_error(f"{FIELD} {uri}", action, error)
+        if failure is None:
+            raise
+        raise failure from error

@@ -12,19 +12,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from dapt_contract.base import JsonObject
 from dapt_contract.inputs.bucket_names import bucket_fault
 from dapt_contract.layout import HUB_CACHE, PREPARED, STAGES
 from dapt_contract.untrusted.folders import paths_below, remove_folder
 from dapt_trainer.data.reading.sources import filesystem_of
-from dapt_trainer.errors import InputError, StageError
+from dapt_trainer.errors import InputError
 from dapt_trainer.limited_time import while_beating
-from dapt_trainer.publishing.destination_errors import stage_error
+from dapt_trainer.publishing.destination_errors import FIELD, errors_as_sentences
 from dapt_trainer.publishing.published_files import MANIFEST, run_digest_of
+from dapt_trainer.publishing.upload_notes import note_name, notes_in
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 Heartbeat = Callable[[], None]
 Found = Literal["empty", "ours"]
 """What lies at a destination that may be written: nothing, or a result of the same run."""
-FIELD = "output.destination"
 _RESERVED_FOLDERS = frozenset((*PREPARED, HUB_CACHE, STAGES))
 """Folders of the work volume that no model may be published into."""
 _SHOWN_DIGEST_CHARACTERS = 19
@@ -174,20 +175,6 @@ def _check_writable(uri: str, is_empty: bool, manifest: bytes | None, run_digest
     return "ours"
 
 
-@contextlib.contextmanager
-def _errors_as_sentences(uri: str, action: str) -> Iterator[None]:
-    """Turn what a library raises in the block into an error of the stage; `action` completes 'cannot be ...'."""
-    try:
-        yield
-    except StageError:
-        raise
-    except Exception as error:  # every store raises exceptions of its own
-        failure = stage_error(f"{FIELD} {uri}", action, error)
-        if failure is None:
-            raise
-        raise failure from error
-
-
 class Folder:
     """Writes to a folder, which appears as a whole: the files are written next to it and renamed.
 
@@ -201,7 +188,7 @@ class Folder:
 
     def require_writable(self, run_digest: str) -> Found:
         """Check the folder; see `Destination`."""
-        with _errors_as_sentences(self._uri, "read"):
+        with errors_as_sentences(self._uri, "read"):
             for path in (self._folder, *self._folder.parents):
                 if path.exists() and not path.is_dir():
                     name = "it" if path == self._folder else str(path)
@@ -218,7 +205,7 @@ class Folder:
 
     def probe(self) -> None:
         """Make and remove a folder next to it, and the folders above it; see `Destination`."""
-        with _errors_as_sentences(self._uri, "written"):
+        with errors_as_sentences(self._uri, "written"):
             missing = [folder for folder in self._folder.parents if not folder.exists()]
             probe = self._folder.with_name(f".{self._folder.name}.probing")
             try:
@@ -233,7 +220,7 @@ class Folder:
 
     def staging(self, own: Path) -> Path:  # noqa: ARG002
         """Return a folder next to the destination; see `Destination`."""
-        with _errors_as_sentences(self._uri, "written"):
+        with errors_as_sentences(self._uri, "written"):
             # Left from a run that was killed.
             remove_folder(self._staging)
             self._folder.parent.mkdir(parents=True, exist_ok=True)
@@ -241,7 +228,7 @@ class Folder:
 
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
         """Write the files next to the folder, where they are not there yet, and replace it; see `Destination`."""
-        with _errors_as_sentences(self._uri, "written"):
+        with errors_as_sentences(self._uri, "written"):
             self._write(folder, heartbeat)
 
     def _write(self, folder: Path, heartbeat: Heartbeat) -> None:
@@ -278,22 +265,28 @@ class ObjectStore:
 
     def require_writable(self, run_digest: str) -> Found:
         """Check the prefix; see `Destination`."""
-        with _errors_as_sentences(self._uri, "read"):
+        with errors_as_sentences(self._uri, "read"):
             # Listings are cached for the life of the process.
             self._filesystem.invalidate_cache()
             try:
                 paths = self._filesystem.find(self._root)
             except FileNotFoundError:
                 paths = []
-            paths = [path for path in paths if not path.endswith(f"/{PROBE}")]
+            notes = notes_in(paths)
+            paths = [path for path in paths if path not in notes and not path.endswith(f"/{PROBE}")]
             manifest = f"{self._root}/{MANIFEST}"
-            content = self._filesystem.cat_file(manifest) if self._filesystem.exists(manifest) else None
-        return _check_writable(self._uri, not paths, content, run_digest)
+            # Objects without a manifest are those of the upload whose note lies there.
+            sources = [manifest] if self._filesystem.exists(manifest) else notes
+            contents = [self._filesystem.cat_file(path) for path in sources]
+        found: Found = _check_writable(self._uri, not paths, contents[0] if contents else None, run_digest)
+        for content in contents[1:]:
+            _check_writable(self._uri, not paths, content, run_digest)
+        return found
 
     def probe(self) -> None:
         """Put an object and remove it; see `Destination`."""
         path = f"{self._root}/{PROBE}"
-        with _errors_as_sentences(self._uri, "written"):
+        with errors_as_sentences(self._uri, "written"):
             self._filesystem.pipe_file(path, b"dapt")
         # Publishing removes nothing, so credentials that may only add objects are enough.
         with contextlib.suppress(Exception):
@@ -304,11 +297,31 @@ class ObjectStore:
         return own
 
     def write(self, folder: Path, *, heartbeat: Heartbeat) -> None:
-        """Upload the files, the manifest last; see `Destination`."""
-        with _errors_as_sentences(self._uri, "written"):
+        """Upload the files that a run before has not uploaded, the manifest last; see `Destination`."""
+        manifest = (folder / MANIFEST).read_bytes()
+        note = f"{self._root}/{note_name(manifest)}"
+        with errors_as_sentences(self._uri, "written"):
+            self._filesystem.invalidate_cache()
+            sizes = {path: info["size"] for path, info in self._listing().items()}
+            is_continued = notes_in(sizes) == [note]
+            if note not in sizes:
+                self._filesystem.pipe_file(note, manifest)
             for path in _files(folder):
                 target = f"{self._root}/{path.relative_to(folder).as_posix()}"
+                if is_continued and path.name != MANIFEST and sizes.get(target) == path.stat().st_size:
+                    heartbeat()
+                    continue
                 while_beating(partial(self._filesystem.put_file, str(path), target), heartbeat)
+        for left in {*notes_in(sizes), note}:
+            # Credentials that may only add objects are enough.
+            with contextlib.suppress(Exception):
+                self._filesystem.rm_file(left)
+
+    def _listing(self) -> dict[str, JsonObject]:
+        try:
+            return dict(self._filesystem.find(self._root, detail=True))
+        except FileNotFoundError:
+            return {}
 
 
 class Hub:
@@ -325,7 +338,7 @@ class Hub:
         """Check the repository; see `Destination`."""
         from huggingface_hub import hf_hub_download
 
-        with _errors_as_sentences(self._uri, "read"):
+        with errors_as_sentences(self._uri, "read"):
             if not self._api.repo_exists(self._repository):
                 return "empty"
             # The hub puts .gitattributes into every new repository.
@@ -340,7 +353,7 @@ class Hub:
 
         One that does not exist is made and removed again: a commit would stay in the history of one that does.
         """
-        with _errors_as_sentences(self._uri, "written"):
+        with errors_as_sentences(self._uri, "written"):
             if self._api.repo_exists(self._repository):
                 self._api.auth_check(self._repository, write=True)
                 return
@@ -362,7 +375,7 @@ class Hub:
                 repo_id=self._repository, folder_path=folder, commit_message="Publish the adapted model"
             )
 
-        with _errors_as_sentences(self._uri, "written"):
+        with errors_as_sentences(self._uri, "written"):
             # One call for all files, however long they take; its requests have time limits of their own.
             while_beating(upload, heartbeat)
 

@@ -66,7 +66,7 @@ def run(config: PublishConfig, context: StageContext) -> PublishReport:
     except OSError as error:
         raise InfrastructureError(
             f"publishing to {config.destination} failed: {error}; what was written has no manifest, so the next run "
-            "writes it again"
+            "completes it"
         ) from error
     finally:
         remove_folder(staging)
