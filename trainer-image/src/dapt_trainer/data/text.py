@@ -147,7 +147,12 @@ def _powers(base: int, size: int) -> Hashes:
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """Spread the bits of each value over all 64 (the finalizer of MurmurHash3): minima and low bits are used."""
-    values = (values ^ (values >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    values = (values ^ (values >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    return values ^ (values >> np.uint64(33))
+    """Spread the bits of each value over all 64 (the finalizer of MurmurHash3): minima and low bits are used.
+
+    The values are changed in place, since they are as many as words.
+    """
+    for multiplier in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        values ^= values >> np.uint64(33)
+        values *= np.uint64(multiplier)
+    values ^= values >> np.uint64(33)
+    return values
