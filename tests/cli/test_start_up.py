@@ -60,5 +60,5 @@ def test_plan_parses_no_source_and_builds_no_configuration_of_a_stage() -> None:
     ) == set()
     unneeded = {"kopf", "kubernetes", "matplotlib", "jinja2", "structlog", "rich"}
     unneeded |= {"dapt_operator.api.v1alpha1.status", "dapt_operator.launchers", "dapt_operator.stage_run"}
-    unneeded |= {"dapt_operator.plan.stages", "dapt_operator.plan.parsed"}
+    unneeded |= {"dapt_operator.plan.stages", "dapt_operator.plan.parsed", "dapt_contract.stages.pretrain"}
     assert unneeded & set(work["modules"]) == set()

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from dapt_contract.stages.common import LoraConfig, Precision
+from dapt_contract.stages.common import KEPT_OPTIMIZER_STATES, LoraConfig, Precision
 from dapt_contract.stages.prepare import ModelFacts
-from dapt_contract.stages.pretrain import KEPT_OPTIMIZER_STATES
 
 WEIGHT_BYTES: Final[dict[Precision, int]] = {"bf16": 2, "fp32": 4}
 """Bytes of one weight, in memory and on disk. DeepSpeed casts adapters to the model's precision too."""

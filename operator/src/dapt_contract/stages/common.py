@@ -23,6 +23,8 @@ ZeroStage = Literal[0, 1, 2, 3]
 Offload = Literal["none", "optimizer", "all"]
 """What is kept in CPU memory between uses: nothing, the optimizer's state, or the weights too (ZeRO 3)."""
 
+KEPT_OPTIMIZER_STATES: Final = 2
+"""Checkpoints that keep their optimizer state: the newest, and one more in case that it is damaged."""
 LIVE_PARAMETERS: Final = 500_000_000
 """Gathered weights that ZeRO 3 keeps at a time, in elements: DeepSpeed's bound, which the memory estimate counts."""
 

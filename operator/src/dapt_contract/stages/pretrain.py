@@ -18,11 +18,8 @@ from dapt_contract.base import (
 )
 from dapt_contract.measure import RowError
 from dapt_contract.sentences import shortened
-from dapt_contract.stages.common import TrainingConfig
+from dapt_contract.stages.common import KEPT_OPTIMIZER_STATES, TrainingConfig
 from dapt_contract.stop_rule import StopRule
-
-KEPT_OPTIMIZER_STATES: Final = 2
-"""Checkpoints that keep their optimizer state: the newest, and one more in case that it is damaged."""
 
 _SHORT_MESSAGE_CHARACTERS: Final = 80
 

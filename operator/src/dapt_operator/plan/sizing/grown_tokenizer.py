@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dapt_contract.measure import Measure
 from dapt_contract.stages.prepare import ModelFacts, TokenizerFacts
-from dapt_contract.stages.pretrain import PretrainFacts
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 from dapt_operator.plan.sizing.resolve import tokenizer_extension
+
+if TYPE_CHECKING:  # `dapt plan` needs no other model of that stage
+    from dapt_contract.stages.pretrain import PretrainFacts
 
 
 def grown_model(
