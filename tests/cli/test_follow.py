@@ -201,6 +201,7 @@ def test_follow_prints_each_warning_once(monkeypatch: pytest.MonkeyPatch) -> Non
         "[00:00:00] prepare: starting",
         "warning: little text",
         "warning: no finetuning",
+        "[00:00:10] prepare: starting",  # nothing was new for ten seconds
     ]
 
 

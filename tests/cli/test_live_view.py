@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 
@@ -187,6 +188,21 @@ def test_plain_log_prints_each_change_once() -> None:
         "[00:10:00] pretrain: 50 % · training · step 12/24 · 141 tokens/s · loss 2.307 · last perplexity domain 11.48,"
         " general 20.06 · 3 min 04 s left",
     ]
+
+
+def test_plain_log_says_how_far_a_stage_is_when_nothing_was_new_for_ten_seconds() -> None:
+    log = PlainLog()
+
+    def lines_at(seconds: float) -> list[str]:
+        return log.lines(replace(snapshot(TRAINING, reading=READING), elapsed_seconds=seconds))
+
+    (_, said) = lines_at(600.0)
+    assert lines_at(609.0) == []
+    assert lines_at(610.0) == [said.replace("00:10:00", "00:10:10")]
+    assert lines_at(619.0) == []
+    lines_at(36_000.0)
+    assert lines_at(36_300.0) == [], "a hundredth of ten hours is six minutes"
+    assert len(lines_at(36_370.0)) == 1
 
 
 def test_a_stage_ends_before_the_one_that_follows_it_starts() -> None:

@@ -127,6 +127,10 @@ _STATE_TEXTS = {
 }
 STEPS_BETWEEN_LINES_FRACTION = 0.05
 """Share of a stage's work between two lines about its progress."""
+SECONDS_BETWEEN_LINES = 10.0
+"""Longest time without a line while a stage runs, at first."""
+TIME_BETWEEN_LINES_FRACTION = 0.01
+"""The same as a share of the time so far: a run of days does not fill its log with lines that say nothing new."""
 
 
 class PlainLog:
@@ -135,11 +139,16 @@ class PlainLog:
     def __init__(self) -> None:
         self._rows: dict[str, StageRow] = {}
         self._printed: dict[str, Progress] = {}
+        self._printed_at_seconds = 0.0
 
     def lines(self, snapshot: Snapshot) -> list[str]:
-        """Return what is new since the last call, the stages that ended first: those that start follow from them."""
+        """Return what is new since the last call, the stages that ended first: those that start follow from them.
+
+        When nothing was new for a while, return how far the running stages are.
+        """
         endings: list[str] = []
         changes: list[str] = []
+        running: list[str] = []
         for row in stage_rows(snapshot):
             before = self._rows.get(row.title)
             self._rows[row.title] = row
@@ -148,13 +157,20 @@ class PlainLog:
                 continue
             if before is None or before.state != row.state:
                 (endings if row.state == "Succeeded" else changes).append(_change(row))
+            if row.state in ("Waiting", "Running"):
+                running.append(_progress(row))
             if row.progress is not None and self._is_news(row.title, row.progress):
                 self._printed[row.title] = row.progress
-                changes.append(
-                    f"{row.title}: {100 * row.progress.fraction:.0f} % · {progress_and_forecast(row)}"
-                )
-        stamp = clock(snapshot.elapsed_seconds or 0.0)
-        return [f"[{stamp}] {line}" for line in (*endings, *changes)]
+                changes.append(_progress(row))
+        seconds = snapshot.elapsed_seconds or 0.0
+        lines = [*endings, *changes]
+        if not lines and seconds - self._printed_at_seconds >= max(
+            SECONDS_BETWEEN_LINES, TIME_BETWEEN_LINES_FRACTION * seconds
+        ):
+            lines = running
+        if lines:
+            self._printed_at_seconds = seconds
+        return [f"[{clock(seconds)}] {line}" for line in lines]
 
     def _is_news(self, title: str, progress: Progress) -> bool:
         printed = self._printed.get(title)
@@ -166,6 +182,12 @@ class PlainLog:
             or progress.general_perplexity != printed.general_perplexity
             or progress.fraction - printed.fraction >= STEPS_BETWEEN_LINES_FRACTION
         )
+
+
+def _progress(row: StageRow) -> str:
+    if row.progress is None:
+        return _change(row)
+    return f"{row.title}: {100 * row.progress.fraction:.0f} % · {progress_and_forecast(row)}"
 
 
 def _change(row: StageRow) -> str:
