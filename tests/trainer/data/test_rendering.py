@@ -186,8 +186,8 @@ def test_a_null_content_is_never_written_as_a_word(content: str) -> None:
             "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
             CHAT,
             {},
-            "the chat template ends the assistant's turn with ' two, I think \\n', without a special token: the model "
-            "would never learn to stop; make the template write eos_token after the assistant's content",
+            "the chat template ends the assistant's turn without a special token: the model would never learn to "
+            "stop; make the template write eos_token after the assistant's content",
         ),
         (
             CHATML,

@@ -12,6 +12,8 @@ MAX_PROBLEMS = 50
 _MAX_CHARACTERS = 2_000
 """A value that a sentence quotes may be as long as a record: its middle is left out, and the next step stays."""
 _NUMBER = re.compile(r"\d+")
+_QUOTED = re.compile(r"""(?<!\w)(['"])(?:\\.|(?!\1).)*\1(?!\w)""")
+"""What `repr` writes of a text."""
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Problems:
     def add_at(self, field: str, location: str, cause: str) -> None:
         """Add a problem of one record; the same cause in further records of the field is counted.
 
-        Causes that differ in numbers alone ("messages[1]" and "messages[3]") are the same one.
+        Causes that differ in numbers ("messages[1]" and "messages[3]") or in quoted texts alone are the same one.
 
         Args:
             field: of the manifest.
@@ -44,7 +46,7 @@ class Problems:
             cause: what is wrong with the record, and what to do.
         """
         cause = _without_middle(cause)
-        key = (field, _NUMBER.sub("0", cause))
+        key = (field, _NUMBER.sub("0", _QUOTED.sub(_value_or_nothing, cause)))
         known = self._entries.get(key)
         if known is None:
             self._entries[key] = _Place(f"{field}: {location}: {cause}")
@@ -81,6 +83,12 @@ def first_line(error: BaseException, limit: int = 160) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0].strip().rstrip(".") if lines else type(error).__name__
     return shortened(text, limit)
+
+
+def _value_or_nothing(quoted: re.Match[str]) -> str:
+    """Return a quoted word, which is the value that is wrong, and nothing for an excerpt of the record's text."""
+    text = quoted.group()
+    return "" if re.search(r"[\s\\]", text) else text
 
 
 def _without_middle(sentence: str) -> str:

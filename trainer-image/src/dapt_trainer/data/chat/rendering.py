@@ -175,8 +175,8 @@ class Renderer:
         end = max(ends, default=0)
         if end == 0 or turn[end:].strip():
             raise TemplateError(
-                f"the chat template ends the assistant's turn with {_quoted(turn)}, without a special token: the model "
-                "would never learn to stop; make the template write eos_token after the assistant's content"
+                "the chat template ends the assistant's turn without a special token: the model would never learn to "
+                "stop; make the template write eos_token after the assistant's content"
             )
         if turn.count(ends[end]) > 1:
             raise TemplateError(
