@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,13 +25,11 @@ from dapt_contract.stages.publish import PublishFacts
 from dapt_operator.launchers import indexed_job
 from dapt_operator.stage_run import Owner
 from support.launch_builders import fake_manifests, profile, stage_run
-from support.toy_adaptation import make_toy
-from testcluster import build, host_pods
+from testcluster import build, host_pods, laptop
 from testcluster.control_plane import ControlPlane
 from testcluster.helm import helm
 from testcluster.network import bridge
 from testcluster.node import WholeNode, hindrance
-from testcluster.toy_claims import DESTINATION, cluster_manifests, volumes
 from testcluster.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.whole_node, pytest.mark.torch, pytest.mark.timeout(1200)]
@@ -43,8 +42,9 @@ FAKE_AGENT = (
     f"import runpy; runpy.run_path('{host_pods.INSIDE}/tests/trainer/pod/fake/pod.py', run_name='__main__')"
 )
 OPERATORS = "dapt-system"
-STEPS, CHECKPOINTS = 100, 5
-NAMESPACE = "factory"
+NAME, NAMESPACE = "clinical", "default"
+STEPS, CHECKPOINTS = 48, (16, 32, 48)
+"""Of the page's manifest."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,20 @@ class Cluster:
     plane: ControlPlane
     node: WholeNode
 
-    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+    def kubectl(self, *arguments: str, folder: Path | None = None) -> str:
         done = subprocess.run(
             ["kubectl", "--kubeconfig", str(self.plane.kubeconfig), *arguments],
-            input=stdin,
+            cwd=folder,
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def type_in(self, line: str, folder: Path) -> str:
+        """A command of a page, as it stands there."""
+        return self.kubectl(*shlex.split(line)[1:], folder=folder)
 
     def pods(self, namespace: str, labels: str = "") -> list[dict[str, Any]]:
         return self.plane.api.list("Pod", namespace, labels=labels)
@@ -147,7 +151,7 @@ def test_two_pods_find_each_other_by_the_clusters_names(cluster: Cluster, tmp_pa
     assert [(work / f"sum-{rank}").read_text() for rank in (0, 1)] == ["3.0", "3.0"]
 
 
-# --- a whole adaptation by the operator's own pod, one of whose training pods is killed ---
+# --- docs/laptop-cluster.md by the operator's own pod; one of the training pods is killed ---
 
 
 @dataclass(frozen=True)
@@ -181,35 +185,36 @@ def pretraining_report(work: Path, try_number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifest, beside model and data, which any user may read."""
-    manifest = make_toy(tmp_path_factory.mktemp("toy"), steps=STEPS, checkpoints=CHECKPOINTS)
-    for path in (manifest.parent, *manifest.parent.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    return manifest
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a node's /dapt with model and text in data/; the local run has its manifest there as well."""
+    folder = tmp_path_factory.mktemp("laptop")
+    laptop.make_inputs(folder / "data")
+    for name in ("work", "models"):
+        host_pods.open_folder(folder / name)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def life(
     cluster: Cluster,
     operator: str,
-    toy: Path,
+    inputs: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Life:
-    namespace = cluster.plane.make_namespace(NAMESPACE, host_pods.PRIVILEGED)
-    folder = tmp_path_factory.mktemp("volumes")
-    work, models = host_pods.open_folder(folder / "work"), host_pods.open_folder(folder / "models")
-    for manifest in volumes(namespace, toy.parent, models, work):
-        cluster.plane.api.create(manifest)
-    cluster.kubectl("apply", "--filename=-", stdin=cluster_manifests(toy, namespace))
+    work, models = inputs / "work", inputs / "models"
+    typed_in = tmp_path_factory.mktemp("checkout")
+    laptop.write_examples(inputs, typed_in)
+    applied, waited = laptop.commands("kubectl")[:-1], laptop.commands("kubectl")[-1]
+    for line in applied:
+        cluster.type_in(line, typed_in)
     (first,) = _operators(cluster)
     eventually(lambda: _running(cluster, "baseline"), "baseline", seconds=LIFE_SECONDS, every_seconds=0.5)
     install_chart(cluster, "--set", "operator.logLevel=debug")
     killed = _kill_a_pod_in_training(cluster, work)
     eventually(lambda: _looked_at(cluster)["phase"] == "Published", seconds=LIFE_SECONDS, every_seconds=1)
-    cluster.kubectl("wait", "da/toy", f"--namespace={namespace}", "--for=condition=Finished", "--timeout=10s")
+    cluster.type_in(waited, typed_in)
     (last,) = _operators(cluster)
-    resource = cluster.plane.api.get("DomainAdaptation", "toy", namespace)
+    resource = cluster.plane.api.get("DomainAdaptation", NAME, NAMESPACE)
     return Life(cluster, resource, work, models, killed, (first, last))
 
 
@@ -227,7 +232,7 @@ def _running(cluster: Cluster, stage: str, index: int = 0) -> dict[str, Any]:
 
 def _looked_at(cluster: Cluster) -> dict[str, Any]:
     """The adaptation's status; it is no use to wait for a person here."""
-    status: dict[str, Any] = cluster.plane.api.get("DomainAdaptation", "toy", NAMESPACE).get("status", {})
+    status: dict[str, Any] = cluster.plane.api.get("DomainAdaptation", NAME, NAMESPACE).get("status", {})
     stalled = [
         item for item in status.get("conditions", []) if (item["type"], item["status"]) == ("Stalled", "True")
     ]
@@ -242,7 +247,7 @@ def _kill_a_pod_in_training(cluster: Cluster, work: Path) -> str:
     pod = eventually(
         lambda: _running(cluster, "pretrain", 1), "the gang", seconds=LIFE_SECONDS, every_seconds=0.5
     )
-    checkpoint = work / "stages" / "pretrain-a1" / "try-1" / f"checkpoint-{STEPS // CHECKPOINTS}.json"
+    checkpoint = work / "stages" / "pretrain-a1" / "try-1" / f"checkpoint-{CHECKPOINTS[0]}.json"
     eventually(checkpoint.is_file, str(checkpoint), seconds=POD_SECONDS, every_seconds=0.01)
     pids = cluster.node.processes_of(pod["metadata"]["uid"])
     assert len(pids) >= 2, "the agent and its rank"
@@ -254,7 +259,7 @@ def _kill_a_pod_in_training(cluster: Cluster, work: Path) -> str:
 def test_the_model_is_published_although_a_pod_was_killed(life: Life) -> None:
     assert life.conditions["Finished"] == ("True", "Published"), life.resource["status"]
     assert life.conditions["Ready"] == ("True", "Published")
-    assert life.resource["status"]["output"]["destination"] == DESTINATION
+    assert life.resource["status"]["output"]["destination"] == "pvc://models/clinical"
 
 
 def test_the_gang_went_on_from_its_checkpoint(life: Life) -> None:
@@ -265,8 +270,8 @@ def test_the_gang_went_on_from_its_checkpoint(life: Life) -> None:
     report = life.pretraining(2)
     assert [point["step"] for point in report["curve"]] == list(range(1, STEPS + 1))
     tries = {row["step"]: row["try_number"] for row in report["facts"]["checkpoints"]}
-    assert list(tries) == [20, 40, 60, 80, 100]
-    assert (tries[20], tries[100]) == (1, 2)
+    assert tuple(tries) == CHECKPOINTS
+    assert (tries[CHECKPOINTS[0]], tries[CHECKPOINTS[-1]]) == (1, 2)
 
 
 def test_a_new_operator_took_over_in_the_middle(life: Life) -> None:
@@ -298,16 +303,24 @@ def _exit_code(pod: dict[str, Any]) -> int:
     return int(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"])
 
 
-def test_the_losses_are_those_of_the_local_run(life: Life, toy: Path) -> None:
+def test_the_losses_are_those_of_the_local_run(life: Life, inputs: Path) -> None:
+    manifest = laptop.write_local_manifest(inputs)
     done = subprocess.run(
-        [sys.executable, "-c", "from dapt_operator.cli import main; main()", "run", toy.name, "--no-report"],
-        cwd=toy.parent,
+        [
+            sys.executable,
+            "-c",
+            "from dapt_operator.cli import main; main()",
+            "run",
+            manifest.name,
+            "--no-report",
+        ],
+        cwd=inputs,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    local = pretraining_report(toy.parent / "runs" / "toy" / "work", 1)
+    local = pretraining_report(inputs / "runs" / NAME / "work", 1)
     there = life.pretraining(2)
     measured = ("step", "loss_nats", "gradient_norm", "learning_rate", "tokens")
     assert [[point[name] for name in measured] for point in there["curve"]] == [
@@ -315,14 +328,14 @@ def test_the_losses_are_those_of_the_local_run(life: Life, toy: Path) -> None:
     ]
     assert [row | {"try_number": 1} for row in there["facts"]["checkpoints"]] == local["facts"]["checkpoints"]
     weights = "model.safetensors"
-    assert (life.models / "published" / weights).read_bytes() == (toy.parent / "out" / weights).read_bytes()
+    assert (life.models / NAME / weights).read_bytes() == (inputs / "out" / weights).read_bytes()
 
 
 def test_the_published_model_loads(life: Life) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = life.models / "published"
+    folder = life.models / NAME
     tokens = AutoTokenizer.from_pretrained(folder)("the pump cools the boiler", return_tensors="pt")
     logits = AutoModelForCausalLM.from_pretrained(folder)(**tokens).logits
     assert bool(torch.isfinite(logits).all())
@@ -334,7 +347,7 @@ def test_kubectl_shows_how_it_stands(life: Life) -> None:
     columns = ["NAME", "READY", "PHASE", "REASON", "STAGE", "PROGRESS", "ETA", "FORGETTING", "GAIN", "AGE"]
     assert heading.split() == columns
     status, cells = life.resource["status"], row.split()
-    assert cells[:6] == ["toy", "True", "Published", "Published", "publish", "1"]
+    assert cells[:6] == [NAME, "True", "Published", "Published", "publish", "1"]
     assert cells[-3:-1] == [f"{status['forgetting']}", f"{status['gain']}"]
 
 
@@ -345,7 +358,7 @@ def test_nothing_of_the_frameworks_is_written_to_the_resource(life: Life) -> Non
 
 
 def test_deleting_the_adaptation_takes_everything_but_the_model(life: Life) -> None:
-    life.cluster.kubectl("delete", "da", "toy", f"--namespace={NAMESPACE}")
+    life.cluster.kubectl("delete", "da", NAME, f"--namespace={NAMESPACE}")
     api = life.cluster.plane.api
 
     def is_gone() -> bool:
@@ -358,4 +371,4 @@ def test_deleting_the_adaptation_takes_everything_but_the_model(life: Life) -> N
         return True
 
     eventually(is_gone, "the end of all its objects", seconds=POD_SECONDS, every_seconds=0.5)
-    assert (life.models / "published" / "model.safetensors").is_file()
+    assert (life.models / NAME / "model.safetensors").is_file()

@@ -12,7 +12,9 @@ import pytest
 from dapt_trainer.data.base_model.facts import read_model_facts, read_tokenizer
 from dapt_trainer.data.base_model.fetch import import_model
 from dapt_trainer.errors import InputError
+from support import toy_gguf
 from support.toy_corpus import documents, train_tokenizer, write_model
+from support.toy_gguf import GgufSizes
 
 pytestmark = pytest.mark.torch
 
@@ -21,47 +23,24 @@ HIDDEN, INNER, HEADS = 64, 128, 4
 
 def write_gguf(path: Path) -> Path:
     """A llama of one layer with a byte-level tokenizer that ends texts with <|end|>."""
-    import gguf
-
     tokenizer = train_tokenizer(documents(30))
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    merges = [" ".join(pair) for pair in json.loads(tokenizer.to_str())["model"]["merges"]]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(128)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(len(pieces))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([piece for piece, _ in pieces])
-    writer.add_token_types([3 if piece == "<|end|>" else 1 for piece, _ in pieces])
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     random = np.random.default_rng(1)
-
-    def add(name: str, *shape: int) -> None:
-        writer.add_tensor(name, random.standard_normal(shape).astype(np.float32) * 0.02)
-
-    add("token_embd.weight", len(pieces), HIDDEN)
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-        add(f"blk.0.{name}.weight", HIDDEN, HIDDEN)
-    for name in ("ffn_gate", "ffn_up"):
-        add(f"blk.0.{name}.weight", INNER, HIDDEN)
-    add("blk.0.ffn_down.weight", HIDDEN, INNER)
-    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
-        writer.add_tensor(f"{name}.weight", np.ones(HIDDEN, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    shapes = {
+        "model.embed_tokens": (tokenizer.get_vocab_size(), HIDDEN),
+        **{f"model.layers.0.self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"},
+        **{f"model.layers.0.mlp.{name}_proj": (INNER, HIDDEN) for name in ("gate", "up")},
+        "model.layers.0.mlp.down_proj": (HIDDEN, INNER),
+    }
+    norms = ("model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm", "model.norm")
+    tensors = {
+        **{
+            f"{name}.weight": random.standard_normal(shape).astype(np.float32) * 0.02
+            for name, shape in shapes.items()
+        },
+        **{f"{name}.weight": np.ones(HIDDEN, np.float32) for name in norms},
+    }
+    sizes = GgufSizes(layers=1, heads=HEADS, key_value_heads=HEADS, context_tokens=128)
+    return toy_gguf.write_gguf(path, tokenizer, tensors, sizes, end="<|end|>")
 
 
 def test_a_gguf_file_becomes_a_plain_folder(tmp_path: Path) -> None:
