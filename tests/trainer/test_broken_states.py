@@ -61,6 +61,9 @@ BROKEN: dict[str, Callable[[], bytes]] = {
     ),
     "unknown device": lambda: calling("torch", "device", "evil:99"),
     "absurd size": lambda: calling("builtins", "bytearray", 10**30),
+    "size of the memory": lambda: calling("builtins", "bytearray", 10**12),
+    "size that the memory has": lambda: calling("__builtin__", "bytearray", 1),
+    "absurd storage": lambda: calling("torch", "FloatStorage", 10**15),
     "odd reference": lambda: with_pickle(lambda _: b"\x80\x02K\x01Q."),
 }
 

@@ -48,6 +48,7 @@ METHODS = {
     "transformers.Trainer._save_optimizer_and_scheduler": "self, output_dir",
     "transformers.Trainer._save_rng_state": "self, output_dir",
     "lm_eval.models.huggingface.HFLM._encode_pair": "self, context, continuation",
+    "torch._weights_only_unpickler._get_allowed_globals": "",
     # Replaced on an engine, or called though no documentation has them.
     "deepspeed.DeepSpeedEngine.clip_fp32_gradients": "self",
     "deepspeed.checkpoint.ds_to_universal.main": "args",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
+from torch import _weights_only_unpickler
 
 from dapt_contract.checkpoint import FileEntry
 from dapt_contract.sentences import shortened
@@ -96,7 +97,7 @@ class ResumeFiles:
 
         def unpickled(content: BytesIO | str, map_location: MapLocation, name: str) -> object:
             try:
-                with torch.serialization.safe_globals(_classes()):
+                with torch.serialization.safe_globals(_classes()), _without_sizes():
                     return original(content, map_location=map_location, weights_only=True)
             except _NOT_OF_CONTENT:
                 raise
@@ -139,6 +140,17 @@ class ResumeFiles:
         return InfrastructureError(
             f"{self._source}: {problem}; the checkpoint is not used, and the next run continues from an older one"
         )
+
+
+@contextlib.contextmanager
+def _without_sizes() -> Iterator[None]:
+    """Take from torch's unpickler what makes bytes of any number that a file names; no state has any of it."""
+    allowed: dict[str, object] = _weights_only_unpickler._get_allowed_globals()
+    taken = {name: allowed.pop(name) for name, found in list(allowed.items()) if found is bytearray}
+    try:
+        yield
+    finally:
+        allowed.update(taken)
 
 
 def _classes() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
