@@ -64,9 +64,15 @@ ROWS = (
     ),
     Row(
         "checkpoints",
-        ("tests/trainer/test_hostile_checkpoints.py",),
+        ("tests/trainer/test_hostile_checkpoints.py", "tests/trainer/test_broken_states.py"),
         30,
         "skipped in a sentence; nothing executed; the one before it is used",
+    ),
+    Row(
+        "folders of a work volume",
+        ("tests/contract/test_folders.py", "tests/trainer/data/test_slice_board.py"),
+        10,
+        "removed without following a link, however deep; or one sentence",
     ),
     Row(
         "run folders of others",
