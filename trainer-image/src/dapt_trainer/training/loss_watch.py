@@ -11,7 +11,6 @@ window follows the points of the curve alone, so a resumed run judges as the unb
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
@@ -89,8 +88,9 @@ class LossWatch:
         """Return the loss that a spike is over, in nats."""
         if len(self._window) < FEWEST_STEPS:
             return math.inf
-        mean = statistics.fmean(self._window)
-        sigma = statistics.pstdev(self._window, mean)
+        mean = math.fsum(self._window) / len(self._window)
+        # Not `statistics.pstdev`, which adds fractions: it took a millisecond of each step.
+        sigma = math.sqrt(math.fsum((loss - mean) * (loss - mean) for loss in self._window) / len(self._window))
         return mean + SPIKE_SIGMAS * max(sigma, SMALLEST_SIGMA_FRACTION * abs(mean))
 
     def _reason(self) -> str:
@@ -101,6 +101,9 @@ class LossWatch:
                 f"{self.skipped_steps} steps had a loss or gradient that is not a number, more than "
                 f"{self._most_skipped}"
             )
+        if not self._steps_over:
+            return ""
+        # The window is as it was when the step was judged: a loss over the bound is left out of it.
         rise = f"the loss rose over {self._bound():.6g} nats (mean + {SPIKE_SIGMAS:g} sigma)"
         if self._steps_over >= LONGEST_SPIKE_STEPS:
             return f"{rise} and stayed there for {self._steps_over} steps"
