@@ -1,4 +1,10 @@
-"""Run every bench and keep what it printed, with the command and the machine, in bench/results/."""
+"""Run every bench and keep what it printed, with the command and the machine, in bench/results/.
+
+    python -m bench [NAME ...]
+    python -m bench NAME ARGUMENT ...
+
+With arguments of its own one bench is run, and the other figures of its file are kept as they are.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +41,14 @@ WHEN_NAMED = ("gpu", "whole")
 FOLDER = Path(__file__).parent
 
 
-def run(name: str) -> list[str]:
+def run(name: str, arguments: list[str]) -> list[str]:
     """The figure lines of one bench; its other output goes to standard error as it comes."""
     lines: list[str] = []
     process = subprocess.Popen(
-        [sys.executable, "-m", f"bench.{name}"], cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", f"bench.{name}", *arguments],
+        cwd=FOLDER.parent,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -52,6 +61,18 @@ def run(name: str) -> list[str]:
         lines.append(f"bench.{name}.failed 1 0 short")
         print(lines[-1], flush=True)
     return lines
+
+
+def keep(path: Path, command: str, lines: list[str], *, adds: bool) -> None:
+    """Write the figures with command, date and machine; `adds`: those of other names stay, with their notes."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    header = [f"# make bench ({command}), {today}", f"# {machine()}"]
+    if adds and path.exists():
+        names = {line.split()[0] for line in lines}
+        earlier = path.read_text().splitlines()
+        header = [*(line for line in earlier if line.split()[:1] and line.split()[0] not in names), *header]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(header + lines) + "\n")
 
 
 def machine() -> str:
@@ -75,7 +96,9 @@ def gpu() -> str:
 
 def main() -> int:
     """Run the benches named on the command line, or all; nonzero when a figure is short."""
-    names = sys.argv[1:] or list(BENCHES)
+    names, arguments = sys.argv[1:] or list(BENCHES), list[str]()
+    if names[0] in {*BENCHES, *WHEN_NAMED} and not {*names} <= {*BENCHES, *WHEN_NAMED}:
+        names, arguments = names[:1], names[1:]
     unknown = set(names) - {*BENCHES, *WHEN_NAMED}
     if unknown:
         known = ", ".join((*BENCHES, *WHEN_NAMED))
@@ -83,14 +106,12 @@ def main() -> int:
         return 2
     short = False
     for name in names:
-        lines = run(name)
+        lines = run(name, arguments)
         short |= any(line.endswith(" short") for line in lines)
-        if name in WRITE_THEMSELVES:
-            continue
-        today = datetime.datetime.now(datetime.UTC).date().isoformat()
-        header = [f"# make bench ({name}), {today}", f"# {machine()}"]
-        (FOLDER / "results").mkdir(exist_ok=True)
-        (FOLDER / "results" / f"{name}.txt").write_text("\n".join(header + lines) + "\n")
+        if name not in WRITE_THEMSELVES and lines:
+            keep(
+                FOLDER / "results" / f"{name}.txt", " ".join((name, *arguments)), lines, adds=bool(arguments)
+            )
     return 1 if short else 0
 
 

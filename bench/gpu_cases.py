@@ -187,15 +187,9 @@ def run_stage(work: Path, config: Any) -> dict[str, Any]:
     reset_peak()
     stage = Timed(config, make_context(work, work / "scratch", config), ranks)
     report = stage.run()
-    seconds = [
-        later.seconds - sooner.seconds for sooner, later in zip(report.curve, report.curve[1:], strict=False)
-    ]
-    tokens = [
-        later.tokens - sooner.tokens for sooner, later in zip(report.curve, report.curve[1:], strict=False)
-    ]
-    steady = slice(WARM_STEPS - 1, None)
+    warm, last = report.curve[WARM_STEPS - 1], report.curve[-1]
     return {
-        "tokens_per_second": sum(tokens[steady]) / sum(seconds[steady]),
+        "tokens_per_second": (last.tokens - warm.tokens) / (last.seconds - warm.seconds),
         "peak_bytes": peak_bytes(),
         "attention": report.attention,
         "kernels": report.kernels,
@@ -380,10 +374,12 @@ def run(name: str, work: Path, options: dict[str, Any]) -> dict[str, Any]:
         case, shape, steps=options["steps"], micro=options["micro"], accumulation=options["accumulation"],
         checkpointing=options["checkpointing"],
     )  # fmt: skip
-    if case.loop == "stage":
-        with gpu_switches.turned_off(case.off):
-            return run_stage(work, config)
-    return run_public(work, config) if case.loop == "public" else run_bare(work, config, case)
+    if case.loop == "public":
+        return run_public(work, config)
+    if case.loop == "bare":
+        return run_bare(work, config, case)
+    with gpu_switches.turned_off(case.off):
+        return run_stage(work, config)
 
 
 def main() -> int:

@@ -6,7 +6,10 @@ process, divided by the estimate without its overhead, which must be within a te
 by the whole estimate, which must not be over 1. What DeepSpeed reduces gradients in is a part of the overhead that the
 stage adds, so it is counted as far as the model fills it.
 
-    python -m bench.peaks [--only 50M_full]
+A case runs alone when it is named, in about the memory that `--list` shows and prints with it:
+
+    python -m bench.peaks [--list] [CASE ...]
+    python -m bench peaks pretrain_200M_full_zero_2
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.random_models import SIZES, Size, give_shape
+
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -28,25 +33,8 @@ MIB = 2**20
 ROWS = 4
 """Of 32 tokens, in one forward pass: memory of states is what several ranks divide, and what is compared here."""
 LONGEST_SECONDS = 3600.0
-
-
-@dataclass(frozen=True)
-class Size:
-    """Shape of a model with gated MLPs and a tied head."""
-
-    hidden: int
-    inner: int
-    layers: int
-    heads: int
-    vocabulary: int = 8192
-
-
-SIZES = {
-    "15M": Size(384, 1024, 7, 6),
-    "50M": Size(640, 1728, 9, 10),
-    "200M": Size(1024, 2816, 15, 16),
-    "500M": Size(1280, 3520, 24, 20),
-}
+VOCABULARY = 8192
+EXAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,11 @@ class Case:
         """Name of its figures."""
         return f"peaks.{self.stage}_{self.size}_{self.method}_zero_{self.zero}_{self.precision}_{self.ranks}_ranks"
 
+    @property
+    def short_name(self) -> str:
+        """The name without what is usual: fp32 and two ranks."""
+        return self.name.removeprefix("peaks.").removesuffix("_2_ranks").removesuffix("_fp32")
+
 
 CASES = (
     *(Case("50M", "pretrain", method, zero) for zero in (1, 2, 3) for method in ("full", "lora")),
@@ -72,6 +65,8 @@ CASES = (
     *(Case("50M", "pretrain", "full", zero, ranks=4) for zero in (1, 3)),
     Case("50M", "finetune", "full", 1),
     Case("50M", "finetune", "lora", 3),
+    Case("50M", "align", "lora", 1),
+    Case("50M", "align", "full", 2),
     Case("200M", "pretrain", "full", 2),
     Case("500M", "pretrain", "lora", 1),
 )
@@ -84,23 +79,15 @@ def make_volume(work: Path, size: Size | None) -> Any:
 
     from dapt_trainer.data.base_model.facts import read_model_facts
     from support.toy_training import make_work_volume
-    from support.tuning_texts import write_instructions
+    from support.tuning_texts import write_instructions, write_pairs
 
     make_work_volume(work, sequences=256)
-    write_instructions(work, [("why?" * 3, "so " * 12)] * 256)
+    write_instructions(work, [("why?" * 3, "so " * 12)] * EXAMPLES)
+    write_pairs(work, [("why?" * 3, "so " * 12, "no " * 12)] * EXAMPLES)
     if size is not None:
         config = AutoConfig.from_pretrained(work / "model")
-        config.update(
-            {
-                "hidden_size": size.hidden,
-                "intermediate_size": size.inner,
-                "num_hidden_layers": size.layers,
-                "num_attention_heads": size.heads,
-                "num_key_value_heads": size.heads // 2,
-                "head_dim": size.hidden // size.heads,
-                "vocab_size": size.vocabulary,
-            }
-        )
+        give_shape(config, size)
+        config.vocab_size = VOCABULARY
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(work / "model")
     return read_model_facts(work / "model", "random", has_chat_template=False)
@@ -108,6 +95,7 @@ def make_volume(work: Path, size: Size | None) -> Any:
 
 def config_of(case: Case) -> Any:
     """Two steps with two micro-batches on each rank."""
+    from dapt_contract.stages.align import AlignConfig
     from dapt_contract.stages.common import (
         DistributionConfig,
         LoraConfig,
@@ -125,16 +113,20 @@ def config_of(case: Case) -> Any:
         "distribution": DistributionConfig.model_validate(
             {"zero_stage": case.zero, "precision": case.precision}
         ),
-        "total_steps": 2,
     }
     if case.stage == "pretrain":
-        return pretrain_config(checkpoint_steps=(2,), **shared)
-    return FinetuneConfig(
-        model=ModelReference(weights="model"),
-        sequence_length_tokens=SEQUENCE_LENGTH,
-        optimizer=OptimizerConfig(learning_rate=1e-4),
-        schedule=ScheduleConfig(),
-        **shared,
+        return pretrain_config(checkpoint_steps=(2,), total_steps=2, **shared)
+    shared |= {
+        "model": ModelReference(weights="model"),
+        "optimizer": OptimizerConfig(learning_rate=1e-4),
+        "schedule": ScheduleConfig(),
+    }
+    if case.stage == "finetune":
+        return FinetuneConfig(sequence_length_tokens=SEQUENCE_LENGTH, total_steps=2, **shared)
+    # Prompt and answer of a pair do not fit into the length of the packed rows.
+    length = 2 * SEQUENCE_LENGTH
+    return AlignConfig(
+        sequence_length_tokens=length, beta=0.1, epochs=2 * shared["global_batch_size"] / EXAMPLES, **shared
     )
 
 
@@ -150,10 +142,11 @@ def estimate(case: Case, facts: Any, config: Any) -> Any:
             world_size=case.ranks,
             zero_stage=config.distribution.zero_stage,
             precision=config.distribution.precision,
-            micro_batch_size=ROWS,
+            # A pair is two sequences, and its loss needs all logits.
+            micro_batch_size=2 * ROWS if case.stage == "align" else ROWS,
             sequence_length_tokens=config.sequence_length_tokens,
             gradient_checkpointing=False,
-            chunked_loss=True,
+            chunked_loss=case.stage != "align",
         )
     )
 
@@ -211,15 +204,61 @@ def measure(case: Case, folder: Path) -> tuple[float, float]:
     return growth / estimated, (before + growth) / memory.total
 
 
+def facts_of(size: Size) -> Any:
+    """What the planner knows of a model of a size, without making it."""
+    from dapt_contract.stages.prepare import ModelFacts
+
+    width = size.hidden // size.heads
+    layer = (
+        (2 * size.heads + size.heads // 2 * 2) * width * size.hidden
+        + 3 * size.hidden * size.inner
+        + 2 * size.hidden
+    )
+    parameters = size.layers * layer + VOCABULARY * size.hidden + size.hidden
+    return ModelFacts(
+        architecture="LlamaForCausalLM",
+        parameters=parameters,
+        hidden_size=size.hidden,
+        layers=size.layers,
+        vocabulary_size=VOCABULARY,
+        attention_heads=size.heads,
+        key_value_heads=size.heads // 2,
+        intermediate_size=size.inner,
+        max_positions=128,
+        tied_embeddings=True,
+        has_chat_template=False,
+        revision="random",
+        digest="random",
+        weights_bytes=4 * parameters,
+    )
+
+
+def needed_gib(case: Case) -> float:
+    """Memory of all ranks of a case by the estimate, with the state that they write at the end."""
+    from dapt_contract.inputs.model_size import trainable_parameters
+
+    facts, config = facts_of(SIZES[case.size]), config_of(case)
+    memory = estimate(case, facts, config)
+    # The last step is followed by a checkpoint: a copy of what is trained and of its masters and moments.
+    trained = trainable_parameters(facts, config.lora)
+    return (case.ranks * memory.total + 16 * trained) / 2**30
+
+
 def main() -> int:
     """Measure and print; 0 when all are within the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="part of the names of the cases to run")
+    parser.add_argument("names", nargs="*", metavar="CASE", help="cases to run; all when none is named")
+    parser.add_argument("--list", action="store_true", help="print the cases and the memory that each needs")
     options = parser.parse_args()
+    cases = {case.short_name: case for case in CASES}
+    if unknown := sorted(set(options.names) - set(cases)):
+        parser.error(f"unknown case {', '.join(unknown)}; there are {', '.join(cases)}")
+    if options.list:
+        for name, case in cases.items():
+            print(f"{name} {needed_gib(case):.1f} GiB")
+        return 0
     is_short = False
-    for case in CASES:
-        if options.only not in case.name:
-            continue
+    for case in (cases[name] for name in options.names or cases):
         with tempfile.TemporaryDirectory() as folder:
             growth, whole = measure(case, Path(folder))
         for name, ratio, is_good in (

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lm_eval.api.instance import Instance
-from torch.distributed.tensor import DTensor
 
 from dapt_contract.run_identity import RunIdentity
 from dapt_contract.stage_file import StageFile, write_report
@@ -22,7 +21,7 @@ from dapt_trainer.evaluation import samples
 from dapt_trainer.evaluation.harness import SharedContextModel
 from dapt_trainer.evaluation.sharing.generation import SharedGeneration
 from dapt_trainer.evaluation.sharing.work_share import share_of_generation, share_of_work
-from dapt_trainer.modeling.loading.spread_model import SpreadLoader
+from dapt_trainer.modeling.loading.spread_model import SpreadLoader, held_parameters
 from dapt_trainer.modeling.stored_models.model_folder import load_tokenizer
 from dapt_trainer.stages import baseline, verify
 from dapt_trainer.training.tuning import chat
@@ -99,13 +98,7 @@ def measure(work: Path, rank: int, world_size: int, spread: ModelSpread) -> dict
         Instance(request_type="generate_until", doc={}, arguments=arguments, idx=number)
         for number, arguments in enumerate(REQUESTS)
     ]
-    held, whole = 0, 0
-    for parameter in model.parameters():
-        if hasattr(parameter, "ds_tensor"):
-            held, whole = held + parameter.ds_tensor.numel(), whole + parameter.ds_numel
-        else:
-            own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-            held, whole = held + own.numel(), whole + parameter.numel()
+    held, whole = held_parameters(model)
     return {
         "report": report.model_dump(mode="json"),
         "texts": harness.generate_until(instances),

@@ -90,7 +90,9 @@ class LossWatch:
             return math.inf
         mean = math.fsum(self._window) / len(self._window)
         # Not `statistics.pstdev`, which adds fractions: it took a millisecond of each step.
-        sigma = math.sqrt(math.fsum((loss - mean) * (loss - mean) for loss in self._window) / len(self._window))
+        sigma = math.sqrt(
+            math.fsum((loss - mean) * (loss - mean) for loss in self._window) / len(self._window)
+        )
         return mean + SPIKE_SIGMAS * max(sigma, SMALLEST_SIGMA_FRACTION * abs(mean))
 
     def _reason(self) -> str:

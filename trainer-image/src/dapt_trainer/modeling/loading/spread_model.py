@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.distributed import DistributedConfig, mixin
 from transformers.distributed.utils import TransformersDeviceMesh
@@ -55,12 +56,24 @@ class SpreadLoader:
         Raises:
             InputError: as `load_model`.
         """
-        if self._spread.ranks_per_model == 1:
+        ranks_per_model = self._spread.ranks_per_model
+        if ranks_per_model == 1:
             return load_model(self._work, reference, precision=precision, device=str(self._ranks.device))
         weights = plain_folder(reference)
-        if self._spread.method == "zero3":
-            return self._load_zero3(weights, DTYPES[precision])
-        return self._load_tensor_parallel(weights, DTYPES[precision])
+        is_zero3 = self._spread.method == "zero3"
+        load = self._load_zero3 if is_zero3 else self._load_tensor_parallel
+        model = load(weights, DTYPES[precision])
+        if self._ranks.is_first:
+            held, whole = held_parameters(model)
+            logger.info(
+                "%s: %s, over %d ranks; this one holds %d of its %d parameters",
+                weights,
+                "ZeRO 3" if is_zero3 else "tensor parallel",
+                self._ranks.world_size if is_zero3 else ranks_per_model,
+                held,
+                whole,
+            )
+        return model
 
     def _load_tensor_parallel(self, weights: str, dtype: torch.dtype) -> PreTrainedModel:
         ranks_per_model = self._spread.ranks_per_model
@@ -96,6 +109,17 @@ class SpreadLoader:
         # of its own part would be walked through for ever.
         engine.module.measuring_engine = [engine]
         return engine.module.eval()
+
+
+def held_parameters(model: torch.nn.Module) -> tuple[int, int]:
+    """Return how many parameters of a model this rank holds, and how many the whole model has."""
+    held = whole = 0
+    for parameter in model.parameters():
+        own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        # Under ZeRO 3 the parameter itself is empty.
+        held += getattr(parameter, "ds_tensor", own).numel()
+        whole += int(getattr(parameter, "ds_numel", parameter.numel()))
+    return held, whole
 
 
 def usable_spread(work: Path, weights: str, spread: ModelSpread, ranks: Ranks) -> ModelSpread:
