@@ -154,13 +154,19 @@ def estimate(case: Case, facts: Any, config: Any) -> Any:
 def reduction_bytes(case: Case, trained: int, activation_bytes: float) -> float:
     """Bytes of what DeepSpeed lays gradients side by side in to reduce them.
 
-    Stage 1 reduces them where they lie, stage 2 in a bucket. Stage 3 copies the bucket once more, padded for all ranks;
-    most of the activations are freed by then.
+    Stage 1 reduces them where they lie, in bf16 all at once in a copy. Stage 2 has a bucket. Stage 3 copies the bucket
+    once more, padded for all ranks, and in bf16 in fp32 as well. Activations are freed by the time of a copy.
     """
     from dapt_trainer.training.arguments import BUCKET_ELEMENTS
 
-    bucket = 4.0 * min(BUCKET_ELEMENTS, trained)
-    return {1: 0.0, 2: bucket, 3: bucket + max(0.0, bucket - activation_bytes)}[case.zero]
+    elements = min(BUCKET_ELEMENTS, trained)
+    is_bf16 = case.precision == "bf16"
+    if case.zero == 1:
+        return max(0.0, 4.0 * trained - activation_bytes) if is_bf16 else 0.0
+    bucket = 4.0 * elements
+    if case.zero == 2:
+        return bucket
+    return bucket + max(0.0, bucket - activation_bytes) + (2.0 * elements if is_bf16 else 0.0)
 
 
 def measure(case: Case, folder: Path) -> tuple[float, float]:

@@ -1,8 +1,10 @@
-"""What checkpoints cost a pretraining: the same run with ten of them and with only the one at its end, taking turns.
+"""CPU time that checkpoints take of a pretraining: ten of them, each with its save and both perplexities.
 
 Saving and both perplexities stop the training; task evaluations run beside it in runs of their own. As much text is
-held out as the API's defaults hold out of a training of this length. The one checkpoint at the end is part of both
-runs, so the difference of nine is scaled to ten. What the stage itself counts as standing still is told beside it.
+held out as the API's defaults hold out of a training of this length. The figure is the CPU time of the training's
+thread in them, over all that it takes after the first step, with one thread for the arithmetic: what other processes
+take changes neither. What the thread that writes files takes meanwhile, and the time that the stage itself counts as
+standing still, are told beside it.
 
     python -m bench.stall [--rounds 2] [--steps 340]
 """
@@ -15,10 +17,12 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ["OMP_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 BAR = 0.03
@@ -42,14 +46,30 @@ def main() -> int:
     return int(share > BAR)
 
 
+@dataclass
+class Parts:
+    """CPU seconds after the first step, of the training's thread but for `others`."""
+
+    whole: float = 0.0
+    saving: float = 0.0
+    measuring: float = 0.0
+    others: float = 0.0
+    """Of all other threads, which write checkpoints and read rows."""
+    stall: float = 0.0
+    """Seconds by the clock that the stage counts as standing still."""
+
+
 def measure(folder: Path, options: Any) -> list[float]:
-    """Share of the time of a run with ten checkpoints that they took, one value a round."""
+    """Share of the CPU time of a run with ten checkpoints that they took, one value a round."""
+    import torch
+
     from bench.pretrain import make_larger_model
     from dapt_contract.inputs.held_out import max_held_out_tokens
     from dapt_contract.stages.common import DistributionConfig
     from dapt_contract.stop_rule import StopRule
     from support.toy_training import SEQUENCE_LENGTH, make_work_volume, pretrain_config
 
+    torch.set_num_threads(1)
     batch = 64
     training_tokens = options.steps * batch * SEQUENCE_LENGTH
     held_out = min(
@@ -69,13 +89,13 @@ def measure(folder: Path, options: Any) -> list[float]:
     steps = tuple(round(number * options.steps / CHECKPOINTS) for number in range(1, CHECKPOINTS + 1))
     shares = []
     for number in range(1, options.rounds + 1):
-        plain, _ = seconds_of(work, folder, base, (options.steps,), 2 * number)
-        told, counted = seconds_of(work, folder, base, steps, 2 * number + 1)
-        shares.append((told - plain) * CHECKPOINTS / (CHECKPOINTS - 1) / told)
+        parts = parts_of(work, folder, base, steps, number)
+        shares.append((parts.saving + parts.measuring) / parts.whole)
         print(
-            f"# round {number}: {told:.1f} s with {CHECKPOINTS} checkpoints, {plain:.1f} s with one; the stage counts "
-            f"{counted:.1f} s of standing still ({counted / told:.1%}); {held_out:,} tokens a side are held out of "
-            f"{training_tokens:,}",
+            f"# round {number}: {parts.whole:.1f} s of CPU time with {CHECKPOINTS} checkpoints: saves "
+            f"{parts.saving:.2f}, perplexities {parts.measuring:.2f}, other threads {parts.others:.1f}; "
+            f"the stage counts {parts.stall:.1f} s of standing still; {held_out:,} tokens a side "
+            f"are held out of {training_tokens:,}",
             file=sys.stderr,
         )
     return shares
@@ -97,19 +117,39 @@ def hold_out(work: Path, tokens: int) -> None:
             write_held_out(work / "held-out", side, half, documents)
 
 
-def seconds_of(
-    work: Path, folder: Path, config: Any, checkpoints: tuple[int, ...], number: int
-) -> tuple[float, float]:
-    """(from the end of the first step to the end of the last checkpoint, what the stage counts as standing still)."""
-    from dapt_trainer.stages import pretrain
+def parts_of(work: Path, folder: Path, config: Any, checkpoints: tuple[int, ...], number: int) -> Parts:
+    """Run the stage with another seed, and return where its CPU time went."""
+    from dapt_trainer.distributed import join_ranks
+    from dapt_trainer.stages.pretrain import PretrainRun
     from support.toy_training import make_context
 
+    parts = Parts()
     wanted = config.model_copy(update={"checkpoint_steps": checkpoints, "seed": number})
-    context = make_context(work, folder / "scratch", wanted)
-    begun = time.monotonic()
-    report = pretrain.run(wanted, context)
-    whole = time.monotonic() - begun
-    return whole - report.curve[0].seconds, report.stall_seconds
+
+    class Timed(PretrainRun):
+        begun = (0.0, 0.0)
+
+        def _save(self, step: int, tokens: int) -> None:
+            begun = time.thread_time()
+            super()._save(step, tokens)
+            parts.saving += time.thread_time() - begun
+
+        def _measure(self, step: int) -> None:
+            begun = time.thread_time()
+            super()._measure(step)
+            parts.measuring += time.thread_time() - begun
+
+        def _after_step(self, reading: Any) -> None:
+            if reading.step == 1:
+                self.begun = (time.thread_time(), time.process_time())
+            super()._after_step(reading)
+
+    stage = Timed(wanted, make_context(work, folder / "scratch", wanted), join_ranks(0, 0, 1))
+    report = stage.run()
+    parts.whole = time.thread_time() - stage.begun[0]
+    parts.others = time.process_time() - stage.begun[1] - parts.whole
+    parts.stall = report.stall_seconds
+    return parts
 
 
 if __name__ == "__main__":

@@ -29,10 +29,9 @@ def loss_of(model: Any, rows: Any) -> Any:
     return (model(rows).float() ** 2).mean()
 
 
-def summed_gradient(zero_stage: Any) -> Any:
-    """[WIDTH, WIDTH] before the optimizer's step."""
+def engine_of(zero_stage: Any) -> Any:
+    """An engine that sums the gradients of all micro-batches."""
     import deepspeed
-    from deepspeed.utils import safe_get_full_grad
 
     join_ranks(0, 0, 1)
     model = rounded_weight()
@@ -46,6 +45,14 @@ def summed_gradient(zero_stage: Any) -> Any:
     settings["zero_optimization"] = {name: value for name, value in zero.items() if value != "auto"}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    return engine
+
+
+def summed_gradient(zero_stage: Any) -> Any:
+    """[WIDTH, WIDTH] before the optimizer's step."""
+    from deepspeed.utils import safe_get_full_grad
+
+    engine = engine_of(zero_stage)
     for rows in micro_batches():
         engine.backward(loss_of(engine, rows))
         if engine.is_gradient_accumulation_boundary():
@@ -63,3 +70,9 @@ def test_gradients_of_many_micro_batches_are_summed_in_fp32(zero_stage: int) -> 
         expected += model.weight.grad.float() / MICRO_BATCHES
     found = summed_gradient(zero_stage)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_stage_1_keeps_no_bf16_gradients_besides_their_fp32_sums() -> None:
+    engine = engine_of(1)
+    engine.backward(loss_of(engine, micro_batches()[0]))
+    assert engine.module.weight.grad is None

@@ -122,7 +122,12 @@ def deepspeed_settings(
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": optimizer.gradient_clip,
-        "bf16": {"enabled": distribution.precision == "bf16"},
+        "bf16": {
+            "enabled": distribution.precision == "bf16",
+            # Read by stage 1 alone: each bf16 gradient is freed once it is added to its fp32 sum. Otherwise all of them
+            # are kept until the step, 2 bytes for each trained weight.
+            "immediate_grad_update": True,
+        },
         "zero_optimization": zero,
         # Offloaded optimizer state is updated by torch's fused AdamW, which has a vectorized CPU kernel. DeepSpeed's
         # own (DeepSpeedCPUAdam) is compiled at first use and would need a C++ compiler in the image.
