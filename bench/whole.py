@@ -277,7 +277,7 @@ def tensor_parallel(folder: Path) -> dict[str, str]:
     for path in sorted(folder.glob("runs/*/logs/*.log")):
         for stage in MEASURING:
             found = DIVIDED.search(path.read_text(errors="replace")) if f"-{stage}-" in path.name else None
-                # About half: norms are whole on both.
+            # About half: norms are whole on both.
             if found and int(found["held"]) < 0.75 * int(found["whole"]):
                 lines[stage] = found[0]
     return lines
