@@ -96,7 +96,7 @@ def test_the_version_is_the_products(capsys: pytest.CaptureFixture[str]) -> None
 def test_an_unknown_command_is_a_mistake_of_usage(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = call(capsys, "lnt")
     assert code == 2
-    assert "No such command 'lnt'. Did you mean 'lint'?" in err
+    assert err == "dapt: no such command 'lnt'. Did you mean 'lint'? `dapt -h` says what is accepted\n"
 
 
 def test_definitions_are_written_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ def _sentence(error: typer.TyperException, context: typer.Context | None, progra
         text = text[:1].lower() + text[1:]
     else:
         text = f"{_parameter(error, context)} {text}"
-    return f"{command + ': ' if command else ''}{text}; `{path} -h` says what is accepted"
+    end = "" if text.endswith("?") else ";"
+    return f"{command + ': ' if command else ''}{text}{end} `{path} -h` says what is accepted"
 
 
 def _value_text(cause: ValidationError) -> str | None:
