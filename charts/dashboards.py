@@ -107,6 +107,11 @@ ADAPTATION: Final = Board(
                   " or vector(0))) / 3600"}, unit="h", width=4),
             Panel("stat", "Cost", {"": "dapt_cost{$of}"}, width=3),
         ),
+        "Running stages": (
+            Panel("graph", "Progress by stage", {"{{stage}}": "dapt_stage_progress_ratio{$of}"}, unit="percentunit",
+                  width=12),
+            Panel("graph", "Time left by stage", {"{{stage}}": "dapt_stage_eta_seconds{$of}"}, unit="s", width=12),
+        ),
         "Learning and forgetting": (
             Panel("graph", "Forgetting", {"general": "dapt_general_perplexity_increase_ratio{$of}",
                   "domain, gained": "dapt_domain_perplexity_decrease_ratio{$of}"}, unit="percentunit"),

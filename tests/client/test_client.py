@@ -90,8 +90,9 @@ def test_every_problem_of_a_mapping_is_reported_at_once_without_lines(api: ApiDo
 
 
 def test_one_adaptation_is_submitted_at_a_time(api: ApiDouble, tmp_path: Path) -> None:
-    text = json.dumps(manifest())
-    (tmp_path / "two.yaml").write_text(f"{text}\n---\n{text}\n")
+    first = manifest()
+    second = {**first, "metadata": {**first["metadata"], "name": "another"}}
+    (tmp_path / "two.yaml").write_text(f"{json.dumps(first)}\n---\n{json.dumps(second)}\n")
     with pytest.raises(UserError, match="the manifest has 2 adaptations; submit one at a time"):
         Client().submit(tmp_path / "two.yaml")
     assert not api.sent("PATCH")

@@ -54,7 +54,7 @@ from dapt_operator.plan.requeue import (
     requeue_seconds,
     steady_seconds,
 )
-from dapt_operator.plan.stage_parts.attempts import replay_to_store, with_earlier_replay
+from dapt_operator.plan.stage_parts.attempts import possible_replays, replay_to_store
 from dapt_operator.plan.status import build
 from dapt_operator.plan.status.equality import is_equal
 from dapt_operator.plan.status.events import Notice, notices
@@ -310,8 +310,18 @@ def _creation(observed: Observed, desired: DesiredState, ledger: Ledger, run: Ru
         ledger: as it was when the run was created.
         run: the unknown run.
     """
-    if run.kind == "pretrain":
-        ledger = with_earlier_replay(desired.spec, ledger)
+    shares = possible_replays(desired.spec, ledger) if run.kind == "pretrain" else ()
+    for share in shares:
+        created = _creation_from(observed, desired, ledger.with_replay_fraction(share), run)
+        if created is not None:
+            return replace(created, replay_fraction=share)
+    return None if shares else _creation_from(observed, desired, ledger, run)
+
+
+def _creation_from(
+    observed: Observed, desired: DesiredState, ledger: Ledger, run: RunState
+) -> CreatedRun | None:
+    """Return the same for one ledger."""
     inputs = ChainInputs(
         desired=desired,
         ledger=ledger,

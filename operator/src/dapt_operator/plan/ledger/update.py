@@ -106,6 +106,8 @@ def update_ledger(
                 end = end_of_given_up(run, now, DISCARDED)
                 records[key] = known.discarding(as_found(ledger, run), end, is_alive=run.is_live)
                 continue
+            if created.replay_fraction is not None:
+                ledger = ledger.with_replay_fraction(created.replay_fraction)
             record = known.opened(created)
         elif record is None:
             continue  # its record was dropped: the run is old, not new

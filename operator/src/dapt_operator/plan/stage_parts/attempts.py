@@ -83,16 +83,17 @@ def replay_to_store(spec: DomainAdaptationSpec, facts: Facts) -> float | None:
     return _replay_of_shift(facts, facts.base)
 
 
-def with_earlier_replay(spec: DomainAdaptationSpec, ledger: Ledger) -> Ledger:
-    """Return the ledger with the share that an earlier version has started the first attempt with.
+def possible_replays(spec: DomainAdaptationSpec, ledger: Ledger) -> tuple[float, ...]:
+    """Return the shares that an unknown run of pretraining may train with where none is stored; none where one is known.
 
-    This version stores the share first. So a run of pretraining that the ledger does not know, without a share, was
-    created by an earlier one.
+    The share is stored before the run is created. So the status was lost or put back, or an earlier version created
+    the run and was stopped before it wrote the status.
     """
     base = read_facts(ledger).base
     if base is None or ledger.replay_fraction is not None or requested_replay(spec) is not None:
-        return ledger
-    return ledger.with_replay_fraction(earlier_replay_by_shift(shift_nats(base)))
+        return ()
+    shift = shift_nats(base)
+    return tuple(dict.fromkeys((replay_by_shift(shift), earlier_replay_by_shift(shift))))
 
 
 # One object from one reconcile to the next, so that what is resolved for it is too.

@@ -22,6 +22,8 @@ class CreatedRun:
     """Digest of what the run works on; see `RunRecord.expects`."""
     accelerators: int | None = None
     """Accelerators that the run asks for; None: not known."""
+    replay_fraction: float | None = None
+    """Share of general text of the first attempt, where the run shows what the status has lost."""
 
 
 @dataclass(frozen=True)
