@@ -86,18 +86,27 @@ def kill_marked(marker: str, *, timeout_seconds: float = 5.0) -> int:
 
     Ranks have sessions of their own, so no process group contains them all.
     """
-    num_killed = 0
+    killed: set[int] = set()
     end = time.monotonic() + timeout_seconds
-    # Until none is found: a process may start another one while the list is made.
-    while pids := list(_marked(marker.encode())):
-        num_killed += len(pids)
+    # Until none is found: a process may start another one while the list is made. A process that ends has no
+    # environment any more a moment before it is gone.
+    while (pids := list(_marked(marker.encode()))) or not all(map(_is_gone, killed)):
+        killed.update(pids)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > end:
             break
         time.sleep(0.01)
-    return num_killed
+    return len(killed)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended; its parent may not have read its end yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
 
 
 def _marked(marker: bytes) -> Iterator[int]:
