@@ -22,7 +22,8 @@ def test_events_record_each_stage_change_and_the_publication_once() -> None:
         ("Normal", "StageStarted", "destination was started (run 1)"),
         ("Normal", "StageSucceeded", "destination succeeded; prepare was started (run 1)"),
         ("Normal", "StageSucceeded", "prepare succeeded; baseline was started (run 1)"),
-        ("Normal", "StageSucceeded", "baseline succeeded"),  # the chosen replay is stored before the run exists
+        # The chosen replay is stored before the run exists, hence two.
+        ("Normal", "StageSucceeded", "baseline succeeded"),
         ("Normal", "StageStarted", "pretrain was started (run 1)"),
         ("Normal", "StageSucceeded", "pretrain succeeded; evaluate of a1-s40 was started (run 1)"),
         ("Normal", "StageSucceeded", "evaluate of a1-s40 succeeded; verify of a1-s40 was started (run 1)"),

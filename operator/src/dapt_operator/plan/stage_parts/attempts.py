@@ -84,7 +84,7 @@ def replay_to_store(spec: DomainAdaptationSpec, facts: Facts) -> float | None:
 
 
 def possible_replays(spec: DomainAdaptationSpec, ledger: Ledger) -> tuple[float, ...]:
-    """Return the shares that an unknown run of pretraining may train with where none is stored; none where one is known.
+    """Return the shares that an unknown run of pretraining may train with; none where its share is known.
 
     The share is stored before the run is created. So the status was lost or put back, or an earlier version created
     the run and was stopped before it wrote the status.
