@@ -9,11 +9,16 @@ Below the run's own folder, for each slice:
 A run that was killed before has left such folders below its own. Slices of it with the same identity are moved here
 after their content was compared with its digests, so a kill costs the slices that were being read. Nothing expires: a
 pod that dies ends the run with all its pods, and the next run looks at no claim of an earlier one.
+
+Should two processes read one slice all the same, because a node came back or a file system gave both the claim, each
+has a folder of its own until it is finished. The first one that gets the name stays.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +28,8 @@ from dapt_trainer.data.reading.text_batches import MAX_SHOWN_BAD_RECORDS
 from dapt_trainer.data.slices.cut import CorpusSlice, CorpusSource
 from dapt_trainer.data.slices.records import SliceRecord, SliceSpool
 
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+"""How the rename of a folder fails where something has its new name already."""
 _CLAIMS, _SLICES, _FAILED = "claims", "slices", "failed"
 
 
@@ -82,28 +89,53 @@ class SliceBoard:
         """
         record = self._from_earlier_run(corpus_slice, identity)
         if record is None:
-            unfinished = self.folder / _SLICES / f".{corpus_slice.name}"
-            remove_folder(unfinished)
-            record = read(unfinished)
-            self._put(unfinished, corpus_slice)
+            # Nobody else's: another process that reads the slice too would write into it.
+            unfinished = self.folder / _SLICES / f".{corpus_slice.name}-{uuid.uuid4().hex}"
+            record = self._put(unfinished, read(unfinished), corpus_slice)
         if record.failures or (may_fail and len(record.shown) >= MAX_SHOWN_BAD_RECORDS):
             (self.folder / _FAILED / corpus_slice.source.name).touch()
         return record
 
-    def _put(self, folder: Path, corpus_slice: CorpusSlice) -> None:
+    def _put(self, folder: Path, record: SliceRecord, corpus_slice: CorpusSlice) -> SliceRecord:
+        """Give a finished folder its name, unless the same slice has it already; return the record of what has it.
+
+        Raises:
+            OSError: what has the name cannot be removed, or the volume fails.
+        """
         fsync_folder(folder)
-        folder.rename(self.folder / _SLICES / corpus_slice.name)
+        target = self.folder / _SLICES / corpus_slice.name
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+            if finished := _read_whole(target, record.identity, self.key):
+                remove_folder(folder)
+                return finished.record
+            # No slice: nobody finishes one without its record.
+            remove_folder(target)
+            folder.rename(target)
         fsync_folder(self.folder / _SLICES)
+        return record
 
     def _from_earlier_run(self, corpus_slice: CorpusSlice, identity: str) -> SliceRecord | None:
         for folder in self._earlier:
-            try:
-                spool = SliceSpool(folder / _SLICES / corpus_slice.name, self.key)
-                # What was written before a power cut may have lost its last blocks, whatever its size.
-                if spool.record.identity != identity or not spool.is_unchanged():
-                    continue
-                self._put(spool.folder, corpus_slice)
-            except (ContractError, OSError):
-                continue
-            return spool.record
+            spool = _read_whole(folder / _SLICES / corpus_slice.name, identity, self.key)
+            if spool is not None:
+                try:
+                    return self._put(spool.folder, spool.record, corpus_slice)
+                except OSError:
+                    continue  # another run has just moved it
+        return None
+
+
+def _read_whole(folder: Path, identity: str, key: bytes) -> SliceSpool | None:
+    """Return what a slice of this identity left, if it has kept all of its content."""
+    if folder.is_symlink():
+        return None  # its name would be given to the link
+    try:
+        spool = SliceSpool(folder, key)
+        # What was written before a power cut may have lost its last blocks, whatever its size.
+        return spool if spool.record.identity == identity and spool.is_unchanged() else None
+    except (ContractError, OSError):
         return None
