@@ -10,6 +10,7 @@ the few classes that these states consist of. So even a pickle with a valid sign
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -24,13 +25,27 @@ from dapt_contract.checkpoint import FileEntry
 from dapt_contract.sentences import shortened
 from dapt_contract.untrusted.folders import remove_folder
 from dapt_trainer.checkpoints.listed_files import ChangedFileError, open_listed
-from dapt_trainer.errors import InfrastructureError, InputError
+from dapt_trainer.errors import InfrastructureError, InputError, StageEnded
 
 MapLocation: TypeAlias = str | torch.device | None
 _PICKLES = (".pt", ".pth")
 _NOT_OF_CONTENT = (OSError, MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 """What fails whatever a file holds. torch's readers raise any other class for a file that is no state: one that they do
 not know, a broken archive, sizes that do not fit their numbers."""
+_CONTENT_ERRORS = (LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError)
+"""What libraries raise at entries that are missing, of another kind or number."""
+_WORDS_OF_CONTENT = (
+    "size",
+    "shape",
+    "state_dict",
+    "state dict",
+    "elements",
+    "dtype",
+    "dimension",
+    "rng state",
+)
+_WORDS_OF_LINKS = ("nccl", "gloo", "cuda error", "connection", "timed out", "memory")
+_MAX_STEPS = 2**40
 _WEIGHTS = ".safetensors"
 """Of the candidate, not of the state: a resume does not read them."""
 
@@ -88,17 +103,26 @@ class ResumeFiles:
     ) -> Iterator[None]:
         """Replace `torch.load` within the block: it opens the listed files, restricted, and refuses all others.
 
+        A state of the right types may still not fit: what the libraries raise at it then is one sentence too.
+
         Args:
             own_output: folder that the block itself writes to and reads back, also restricted.
             mend: adds to what was loaded what the checkpoint leaves out.
+
+        Raises:
+            InputError: a state is none, or does not fit the model; a retry finds the same.
+            InfrastructureError: a file is not the one that is listed.
         """
         original = torch.load
         output = None if own_output is None else Path(os.path.abspath(own_output))
+        has_loaded = False
 
         def unpickled(content: BytesIO | str, map_location: MapLocation, name: str) -> object:
             try:
                 with torch.serialization.safe_globals(_classes()), _without_sizes():
-                    return original(content, map_location=map_location, weights_only=True)
+                    state = original(content, map_location=map_location, weights_only=True)
+                _check_counters(state)
+                return state
             except _NOT_OF_CONTENT:
                 raise
             except Exception as error:
@@ -109,6 +133,8 @@ class ResumeFiles:
 
         # As the libraries call it; what they say of the unpickler is not asked.
         def load(f: object, map_location: MapLocation = None, **_: object) -> object:
+            nonlocal has_loaded
+            has_loaded = True
             if not isinstance(f, str | os.PathLike):
                 raise self._error("something was to be loaded that is no file of the checkpoint")
             path = Path(os.path.abspath(f))
@@ -129,6 +155,15 @@ class ResumeFiles:
         torch.load = load  # type: ignore[assignment] # the libraries know no other way in
         try:
             yield
+        except (StageEnded, *_NOT_OF_CONTENT):
+            raise
+        except Exception as error:
+            if not (has_loaded and _is_of_content(error)):
+                raise
+            raise InputError(
+                f"{self._source}: its states have the types of a checkpoint, and do not fit this training: "
+                f"{_brief(error)}; remove this checkpoint, and training continues from an older one"
+            ) from error
         finally:
             torch.load = original
 
@@ -151,6 +186,59 @@ def _without_sizes() -> Iterator[None]:
         yield
     finally:
         allowed.update(taken)
+
+
+def log_entries(content: bytes, checkpoint: Path) -> list[dict[str, object]]:
+    """Return the log in the text of a trainer's state.
+
+    Raises:
+        InputError: it has none; the signature says no more than who wrote it.
+    """
+    try:
+        state = json.loads(content)
+    except (ValueError, RecursionError):
+        state = None
+    log = state.get("log_history") if isinstance(state, dict) else None
+    if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
+        raise InputError(
+            f"{checkpoint}: resume/trainer_state.json has no list of readings in log_history; remove this checkpoint, "
+            "and training continues from an older one"
+        )
+    return log
+
+
+def _check_counters(state: object) -> None:
+    """Refuse a state whose counters of steps are no counts: the first step would take roots or powers of them.
+
+    Raises:
+        ValueError: one of them is below 0, not a number or without end.
+    """
+    found, waiting = set(), [state]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in found or not isinstance(part, dict | list | tuple):
+            continue
+        found.add(id(part))
+        waiting.extend(part.values() if isinstance(part, dict) else part)
+        step = part.get("step") if isinstance(part, dict) else None
+        if isinstance(step, torch.Tensor) and step.numel() == 1:
+            step = step.item()
+        if isinstance(step, int | float) and not 0 <= step < _MAX_STEPS:
+            raise ValueError(f"Unsupported step {step}")
+
+
+def _is_of_content(error: Exception) -> bool:
+    """Return whether a library raised because of what it has loaded: RuntimeErrors are also of links and devices."""
+    if isinstance(error, RuntimeError):
+        text = str(error).lower()
+        is_of_size = any(word in text for word in _WORDS_OF_CONTENT)
+        return is_of_size and not any(word in text for word in _WORDS_OF_LINKS)
+    return isinstance(error, _CONTENT_ERRORS)
+
+
+def _brief(error: Exception) -> str:
+    """Return the kind of an error, and what it says on one line."""
+    return shortened(" ".join(f"{type(error).__name__}: {error}".split()), 200)
 
 
 def _classes() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -31,7 +30,7 @@ from dapt_trainer.checkpoints.inventory import (
     read_inventory,
 )
 from dapt_trainer.checkpoints.listed_files import ChangedFileError, read_listed
-from dapt_trainer.checkpoints.resume_files import ResumeFiles
+from dapt_trainer.checkpoints.resume_files import ResumeFiles, log_entries
 from dapt_trainer.checkpoints.same_training import (
     TrainingConfig,
     distribution_to_resume,
@@ -180,7 +179,7 @@ class RunCheckpoints:
                 f"{self.resumed.folder}: {error}; the checkpoint is not used, and the next run continues from an older"
                 " one"
             ) from error
-        return list(json.loads(content)["log_history"])
+        return log_entries(content, self.resumed.folder)
 
     def begin_save(
         self, step: int, tokens: int, stage: Callable[[StagedFiles], None], *, candidate: str
