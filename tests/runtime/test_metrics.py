@@ -424,3 +424,64 @@ def test_hostile_labels_are_cleaned_and_no_page_breaks() -> None:
         assert_inert(name)
         assert len(name) < 1200
     assert sum(name.startswith("dapt_gate_passed") for name in samples) > 10
+
+
+def hostile_names(number: int) -> list[str]:
+    shapes = [
+        '{}"',
+        "{}\n",
+        "\u202e{}",
+        "{}\\",
+        "a" * 300 + "{}",
+        "\ud83d{}",
+        "{}\x1b[2J",
+        '"}} 1\nevil{{a="{}"}} 1',
+    ]
+    return [shapes[i % len(shapes)].format(i) for i in range(number)]
+
+
+def test_thousands_of_hostile_labels_are_one_page_of_distinct_samples() -> None:
+    names = hostile_names(5_000)
+    resources = [
+        {
+            "metadata": {"namespace": "n", "name": f"a{first}", "uid": str(first)},
+            "status": {
+                "phase": names[first],
+                "taskDropPoints": dict.fromkeys(names[first : first + 100], 1.0),
+                "stages": [
+                    {"kind": name, "state": "Running", "progress": {"fraction": 0.5, "etaSeconds": 1}}
+                    for name in names[first : first + 30]
+                ],
+                "ledger": {"closed": {"failures": dict.fromkeys(names[first : first + 64], 1)}},
+            },
+        }
+        for first in range(0, 5_000, 100)
+    ]
+    summaries = [metrics.summarize(resource) for resource in resources]
+    assert all(summary.is_readable for summary in summaries)
+    lines = metrics.exposition(summaries).decode().splitlines()
+    names_and_labels = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(set(names_and_labels)) == len(names_and_labels) > 5_000
+    assert all(line.startswith(("dapt_", "# ")) for line in lines)
+    families = list(text_string_to_metric_families("\n".join(lines) + "\n"))
+    assert sum(len(family.samples) for family in families) == len(names_and_labels)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"ledger": {"closed": {"failures": {str(number): 1 for number in range(65)}}}},
+        {"ledger": {"closed": {"acceleratorSeconds": {str(number): 1 for number in range(10_000)}}}},
+        {"ledger": {"runs": [{"kind": "pretrain", "failures": {str(number): 1 for number in range(1_000)}}]}},
+        {"taskDropPoints": {"task": 10**400}},
+        {"taskDropPoints": {str(number): 1 for number in range(101)}},
+        {"progress": {"fraction": 10**400}},
+        {"stages": [{"kind": "a"}] * 100_000},
+        {"gates": {str(number): True for number in range(17)}},
+    ],
+    ids=range(8),
+)
+def test_numbers_and_lists_without_end_cost_the_object_its_own_series_alone(status: dict[str, Any]) -> None:
+    summary = metrics.summarize({"metadata": {"namespace": "n", "name": "a", "uid": "1"}, "status": status})
+    assert not summary.is_readable
+    assert not any(summary.samples)

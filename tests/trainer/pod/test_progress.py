@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from dapt_trainer.context import RankPace
 from dapt_trainer.pod.heartbeat import Heart
@@ -101,6 +102,45 @@ def test_the_metrics_name_each_rank_with_its_node(tmp_path: Path) -> None:
         server.server_close()
     assert 'node="n1",rank="1"} 0.5' in page.replace("namespace", "ns").replace('name="clinical",', "")
     assert shown.progress.slow_rank == "rank 1 on node n1 is behind"
+
+
+def test_what_peers_say_of_themselves_does_not_grow_the_page(tmp_path: Path) -> None:
+    shown = board(tmp_path)
+    server = serve(shown, stage_run().stage_file, 0)
+    assert server is not None
+    nodes = [
+        'a"b',
+        "a\nb 1\n",
+        "a\\",
+        "\ud800",
+        "\u202ea",
+        "\x1b[2J",
+        "n" * 10**6,
+        "",
+        "{}",
+        "\0",
+        "é" * 500,
+        "# x",
+    ]
+    try:
+        for time in range(3):
+            shown.update(
+                rank_paces=tuple(
+                    RankPace(10**30 + number, f"{nodes[number % 12]}{time}", float("nan"), 10.0**300)
+                    for number in range(20_000)
+                )
+            )
+            page = urllib.request.urlopen(f"http://127.0.0.1:{server.server_address[1]}/metrics").read()
+    finally:
+        server.shutdown()
+        server.server_close()
+    samples = [
+        sample for family in text_string_to_metric_families(page.decode()) for sample in family.samples
+    ]
+    of_ranks = [sample.labels["node"] for sample in samples if "rank" in sample.labels]
+    assert 0 < len(of_ranks) <= 2 * 4096
+    assert max(map(len, of_ranks)) <= 253
+    assert not any("\n" in node or "\x1b" in node or "\u202e" in node for node in of_ranks)
 
 
 def test_the_peak_is_that_of_all_ranks() -> None:

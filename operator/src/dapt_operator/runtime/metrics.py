@@ -86,13 +86,14 @@ def _sample_lines(resource: Manifest, values: Iterable[Iterable[Value]]) -> tupl
     """Return the lines of each series, in Prometheus' text format; empty where the resource has no value."""
     metadata = resource["metadata"]
     labels = ",".join(f'{name}="{_quoted(str(metadata.get(name, "")))}"' for name in LABELS)
-    return tuple(
-        "".join(
-            f"{series.name}{{{_with_label(labels, series.label, label)}}} {floatToGoString(value)}\n"
-            for label, value in series_values
+    lines = []
+    for series, series_values in zip(SERIES, values, strict=True):
+        # Names that are the same once they are cleaned are one sample: Prometheus refuses a second one.
+        samples = {_with_label(labels, series.label, label): value for label, value in series_values}
+        lines.append(
+            "".join(f"{series.name}{{{all_}}} {floatToGoString(value)}\n" for all_, value in samples.items())
         )
-        for series, series_values in zip(SERIES, values, strict=True)
-    )
+    return tuple(lines)
 
 
 def _with_label(labels: str, name: str, value: str) -> str:

@@ -21,6 +21,7 @@ from dapt_contract.pod.progress import Progress
 from dapt_contract.sentences import shortened
 from dapt_contract.stage_file import StageFile
 from dapt_contract.untrusted.bounded_server import BoundedServer
+from dapt_contract.untrusted.printable import printable
 from dapt_trainer.context import RankPace, ReadingValue
 from dapt_trainer.errors import StopRequested
 from dapt_trainer.linux import seconds_since_start
@@ -73,6 +74,8 @@ RANK_METRICS = {
 }
 """The same of each rank of a gang, with a field of `RankPace`."""
 RANK_LABELS = ("rank", "node")
+_MAX_SHOWN_RANKS, _MAX_LABEL_CHARACTERS = 4096, 253
+"""Bounds of the page: ranks and nodes are what the other pods of the gang say of themselves."""
 
 
 class Board:
@@ -260,13 +263,18 @@ def _metrics_page(board: Board, stage: StageFile) -> Callable[[], tuple[str, byt
         for name, (field, text) in RANK_METRICS.items()
     }
 
+    lock = threading.Lock()
+
     def page() -> tuple[str, bytes]:
-        for field, value in board.measures.items():
-            if field in gauges:
-                gauges[field].labels(**labels).set(value)
-        for pace in board.paces:
+        with lock:
+            for field, value in board.measures.items():
+                if field in gauges:
+                    gauges[field].labels(**labels).set(value)
             for field, gauge in of_ranks.items():
-                gauge.labels(**labels, rank=str(pace.rank), node=pace.node).set(getattr(pace, field))
-        return CONTENT_TYPE_LATEST, generate_latest(registry)
+                gauge.clear()  # a rank that is on another node now, or says so, has no second series
+                for pace in board.paces[:_MAX_SHOWN_RANKS]:
+                    node = shortened(printable(pace.node[:1000]), _MAX_LABEL_CHARACTERS)
+                    gauge.labels(**labels, rank=str(pace.rank)[:10], node=node).set(getattr(pace, field))
+            return CONTENT_TYPE_LATEST, generate_latest(registry)
 
     return page

@@ -16,6 +16,8 @@ from dapt_operator.api.v1alpha1.stored.ledger import MAX_RECORDS
 
 Number: TypeAlias = float
 """A whole number too: a sample is a floating-point number in any case."""
+_Sums: TypeAlias = Annotated[Mapping[str, Number], Field(max_length=64)]
+"""Of a kind of stage or of a retry budget, of which there are some ten; each is a line of every scrape."""
 
 
 class _Part(BaseModel):
@@ -103,7 +105,7 @@ class ShownRun(_Part):
     created: Time | None = None
     started: Time | None = None
     completed: Time | None = None
-    failures: Mapping[str, Number] = Field(default_factory=dict)
+    failures: _Sums = Field(default_factory=dict)
     restarts: Number = 0
     accelerator_seconds: Number = 0.0
     accelerators: Number | None = None
@@ -113,9 +115,9 @@ class ShownRun(_Part):
 class ShownClosedRuns(_Part):
     """The sums over dropped records."""
 
-    failures: Mapping[str, Number] = Field(default_factory=dict)
+    failures: _Sums = Field(default_factory=dict)
     restarts: Number = 0
-    accelerator_seconds: Mapping[str, Number] = Field(default_factory=dict)
+    accelerator_seconds: _Sums = Field(default_factory=dict)
 
 
 class ShownLedger(_Part):
