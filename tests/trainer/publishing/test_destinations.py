@@ -16,7 +16,7 @@ from dapt_contract.stage_file import StageFile
 from dapt_contract.stages.destination import DestinationConfig
 from dapt_trainer.context import SilentProgress, StageContext
 from dapt_trainer.errors import InfrastructureError, InputError
-from dapt_trainer.publishing.destinations import PROBE, open_destination
+from dapt_trainer.publishing.destinations import PROBE, ObjectStore, open_destination
 from dapt_trainer.publishing.published_files import ModelManifest, manifest_bytes
 from dapt_trainer.stages.destination import run
 
@@ -282,6 +282,92 @@ def model_folder(folder: Path, card: bytes = b"card") -> Path:
     (folder / "README.md").write_bytes(card)
     (folder / "dapt.json").write_bytes(manifest().replace(b"sha256:0", b"sha256:" + card))
     return folder
+
+
+NOTE = ".dapt-writing-0123456789ab"
+IS_NONE = "its dapt.json is none that dapt wrote"
+OF_UNKNOWN = "no dapt.json says that this run wrote it"
+NOTES: dict[str, tuple[dict[str, bytes], str]] = {
+    "of another run": ({NOTE: manifest(OTHER)}, "holds the model of another run"),
+    "beside an own one": (
+        {NOTE: manifest(), ".dapt-writing-ffffffffffff": manifest(OTHER)},
+        "holds the model of another run",
+    ),
+    "empty": ({NOTE: b"", "a": b""}, IS_NONE),
+    "no text": ({NOTE: b"\xff\xfe" * 9, "a": b""}, IS_NONE),
+    "a list": ({NOTE: b"[]", "a": b""}, IS_NONE),
+    "deep": ({NOTE: b"[" * 10**6, "a": b""}, IS_NONE),
+    "deep below": ({NOTE: manifest()[:-3] + b',"x":' + b'{"x":' * 10**5, "a": b""}, IS_NONE),
+    "a number without end": ({NOTE: b"9" * 10**6, "a": b""}, IS_NONE),
+    "larger than a manifest": ({NOTE: manifest() + b" " * 2**24, "a": b""}, IS_NONE),
+    "a manifest of that size": ({"dapt.json": manifest() + b" " * 2**24}, IS_NONE),
+    "33 own ones": ({f".dapt-writing-{i:012x}": manifest() for i in range(33)}, "has 33 notes of uploads"),
+    "below another folder": ({f"theirs/{NOTE}": manifest()}, OF_UNKNOWN),
+    "with a path": ({f"../{NOTE}": manifest()}, OF_UNKNOWN),
+    "with another name": ({".dapt-writing-precious": manifest()}, OF_UNKNOWN),
+    "with a longer name": ({f"{NOTE}.txt": manifest()}, OF_UNKNOWN),
+}
+
+
+class Bucket:
+    """Objects in memory, with what a destination calls; keys are no paths, as in a store."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.objects = {f"models/x/{name}": content for name, content in objects.items()}
+
+    def invalidate_cache(self) -> None:
+        pass
+
+    def find(self, root: str, *, detail: bool) -> dict[str, dict[str, int]]:
+        assert detail
+        return {
+            path: {"size": len(content)} for path, content in self.objects.items() if path.startswith(root)
+        }
+
+    def cat_file(self, path: str) -> bytes:
+        return self.objects[path]
+
+    def pipe_file(self, path: str, content: bytes) -> None:
+        self.objects[path] = content
+
+    def put_file(self, source: str, path: str) -> None:
+        self.objects[path] = Path(source).read_bytes()
+
+    def rm_file(self, path: str) -> None:
+        del self.objects[path]
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_a_note_of_somebody_else_is_refused_in_a_sentence(name: str) -> None:
+    objects, reason = NOTES[name]
+    bucket: Any = Bucket(objects)
+    with pytest.raises(InputError, match=reason) as caught:
+        ObjectStore("s3://models/x", bucket, "models/x").require_writable(DIGEST)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_upload_removes_its_own_notes_alone(tmp_path: Path) -> None:
+    kept = {f"theirs/{NOTE}": b"1", ".dapt-writing-precious": b"2", f"../{NOTE}": b"3", f"a{NOTE}": b"4"}
+    bucket: Any = Bucket(kept | {NOTE: manifest()})
+    ObjectStore("s3://models/x", bucket, "models/x").write(
+        model_folder(tmp_path / "model"), heartbeat=lambda: None
+    )
+    assert {name: bucket.objects[f"models/x/{name}"] for name in kept} == kept
+    assert len(bucket.objects) == len(kept) + 5
+
+
+@pytest.mark.parametrize("kind", ["large", "pipe", "link to a device"])
+def test_a_manifest_that_is_no_file_of_its_size_is_not_read(kind: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if kind == "large":
+        (out / "dapt.json").touch()
+        os.truncate(out / "dapt.json", 2**40)
+    elif kind == "pipe":
+        os.mkfifo(out / "dapt.json")
+    else:
+        (out / "dapt.json").symlink_to("/dev/zero")
+    assert "not empty, and " in refused(f"file://{out}", tmp_path)
 
 
 class Cutting:

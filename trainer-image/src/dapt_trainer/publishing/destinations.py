@@ -25,8 +25,8 @@ from dapt_trainer.data.reading.sources import filesystem_of
 from dapt_trainer.errors import InputError
 from dapt_trainer.limited_time import while_beating
 from dapt_trainer.publishing.destination_errors import FIELD, errors_as_sentences
-from dapt_trainer.publishing.published_files import MANIFEST, run_digest_of
-from dapt_trainer.publishing.upload_notes import note_name, notes_in
+from dapt_trainer.publishing.published_files import MANIFEST, read_manifest, run_digest_of
+from dapt_trainer.publishing.upload_notes import MAX_NOTES, NOTE_PREFIX, contents_of, note_name, notes_in
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -200,7 +200,7 @@ class Folder:
                 )
             manifest = self._folder / MANIFEST
             is_empty = not self._folder.is_dir() or not any(self._folder.iterdir())
-            content = manifest.read_bytes() if manifest.is_file() else None
+            content = read_manifest(manifest) if manifest.is_file() else None
         return _check_writable(self._uri, is_empty, content, run_digest)
 
     def probe(self) -> None:
@@ -268,20 +268,22 @@ class ObjectStore:
         with errors_as_sentences(self._uri, "read"):
             # Listings are cached for the life of the process.
             self._filesystem.invalidate_cache()
-            try:
-                paths = self._filesystem.find(self._root)
-            except FileNotFoundError:
-                paths = []
-            notes = notes_in(paths)
-            paths = [path for path in paths if path not in notes and not path.endswith(f"/{PROBE}")]
+            sizes = {path: info["size"] for path, info in self._listing().items()}
+            notes = notes_in(self._root, sizes)
+            paths = sizes.keys() - set(notes) - {f"{self._root}/{PROBE}"}
             manifest = f"{self._root}/{MANIFEST}"
             # Objects without a manifest are those of the upload whose note lies there.
-            sources = [manifest] if self._filesystem.exists(manifest) else notes
-            contents = [self._filesystem.cat_file(path) for path in sources]
-        found: Found = _check_writable(self._uri, not paths, contents[0] if contents else None, run_digest)
-        for content in contents[1:]:
-            _check_writable(self._uri, not paths, content, run_digest)
-        return found
+            sources = [manifest] if manifest in sizes else notes
+            if len(sources) > MAX_NOTES:
+                raise InputError(
+                    f"{FIELD} {self._uri}: has {len(notes)} notes of uploads ({NOTE_PREFIX}...) where {MAX_NOTES} are "
+                    "accepted; empty it, or choose another place"
+                )
+            contents = contents_of(self._filesystem, sources, sizes)
+        # A note without objects too: its run may be about to put the first one there.
+        for content in contents:
+            _check_writable(self._uri, False, content, run_digest)
+        return _check_writable(self._uri, not paths, contents[0] if contents else None, run_digest)
 
     def probe(self) -> None:
         """Put an object and remove it; see `Destination`."""
@@ -303,7 +305,7 @@ class ObjectStore:
         with errors_as_sentences(self._uri, "written"):
             self._filesystem.invalidate_cache()
             sizes = {path: info["size"] for path, info in self._listing().items()}
-            is_continued = notes_in(sizes) == [note]
+            is_continued = notes_in(self._root, sizes) == [note]
             if note not in sizes:
                 self._filesystem.pipe_file(note, manifest)
             for path in _files(folder):
@@ -312,7 +314,7 @@ class ObjectStore:
                     heartbeat()
                     continue
                 while_beating(partial(self._filesystem.put_file, str(path), target), heartbeat)
-        for left in {*notes_in(sizes), note}:
+        for left in {*notes_in(self._root, sizes), note}:
             # Credentials that may only add objects are enough.
             with contextlib.suppress(Exception):
                 self._filesystem.rm_file(left)
@@ -345,7 +347,7 @@ class Hub:
             files = [name for name in self._api.list_repo_files(self._repository) if name != ".gitattributes"]
             content = None
             if MANIFEST in files:
-                content = Path(hf_hub_download(self._repository, MANIFEST)).read_bytes()
+                content = read_manifest(Path(hf_hub_download(self._repository, MANIFEST)))
         return _check_writable(self._uri, not files, content, run_digest)
 
     def probe(self) -> None:

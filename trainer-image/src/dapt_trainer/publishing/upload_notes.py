@@ -9,11 +9,20 @@ each object of the right size is the file that it lists, and the next run leaves
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import Final
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from dapt_trainer.publishing.published_files import MAX_MANIFEST_BYTES
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 NOTE_PREFIX: Final = ".dapt-writing-"
 _SHOWN_DIGITS: Final = 12
+_NAME: Final = re.compile(rf"{re.escape(NOTE_PREFIX)}[0-9a-f]{{{_SHOWN_DIGITS}}}")
+MAX_NOTES: Final = 32
+"""Each is read whole. An upload leaves one, or a few where its files changed between cuts."""
 
 
 def note_name(manifest: bytes) -> str:
@@ -21,6 +30,17 @@ def note_name(manifest: bytes) -> str:
     return f"{NOTE_PREFIX}{hashlib.sha256(manifest).hexdigest()[:_SHOWN_DIGITS]}"
 
 
-def notes_in(paths: Iterable[str]) -> list[str]:
-    """Return the paths that are notes, in their order."""
-    return sorted(path for path in paths if path.rpartition("/")[2].startswith(NOTE_PREFIX))
+def notes_in(root: str, paths: Iterable[str]) -> list[str]:
+    """Return the paths that are notes of uploads to a prefix, in their order.
+
+    They lie right below it: what has such a name elsewhere, or nearly such a name, is somebody's object.
+    """
+    start = f"{root}/"
+    return sorted(path for path in paths if path.startswith(start) and _NAME.fullmatch(path[len(start) :]))
+
+
+def contents_of(
+    filesystem: AbstractFileSystem, paths: Iterable[str], sizes: Mapping[str, int]
+) -> list[bytes]:
+    """Return what objects hold as manifests; nothing for one that is too large to be one, which is not read."""
+    return [filesystem.cat_file(path) if sizes[path] <= MAX_MANIFEST_BYTES else b"" for path in paths]
