@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from dapt_contract.inputs.json_files import read_json_object
 from dapt_trainer.errors import InputError
 from dapt_trainer.modeling.stored_models.model_folder import check_adapter_folder
+from dapt_trainer.modeling.written_models.adapter_settings import setting_problems
 
 ADAPTER_FILE: Final = "adapter_model.safetensors"
 SETTINGS_FILE: Final = "adapter_config.json"
@@ -85,8 +86,14 @@ class StoredAdapter:
                         delta = delta.T
                 weight.add_(self._fitting(name, delta, weight).mul_(self.scale_of(name)))
             if change.rows:
-                ids = torch.tensor(self.token_ids(name))
-                weight.index_copy_(0, ids, file.get_tensor(change.rows).to(torch.float32))
+                ids = self.token_ids(name)
+                rows = file.get_tensor(change.rows).to(torch.float32)
+                if rows.shape != (len(ids), *weight.shape[1:]) or max(ids, default=0) >= len(weight):
+                    raise InputError(
+                        f"{self.folder}: changes {len(ids)} rows of {name} by a tensor of {tuple(rows.shape)}, and the "
+                        f"model's has {tuple(weight.shape)}: the adapter belongs to another model"
+                    )
+                weight.index_copy_(0, torch.tensor(ids), rows)
         return weight
 
     def matrices(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +132,7 @@ class StoredAdapter:
 
     def _scale(self, name: str, rank: int) -> float:
         """Return the factor of a module's or parameter's B A."""
-        alpha: JsonValue = self.settings["lora_alpha"]
+        alpha = self.settings.get("lora_alpha")
         patterns = self.settings.get("alpha_pattern")
         for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
             if re.match(rf"(.*\.)?({pattern})$", name):
@@ -180,6 +187,7 @@ def open_adapter(folder: Path, skeleton: PreTrainedModel) -> StoredAdapter:
     problems = [f"{name} is {settings[name]!r}" for name in _UNSUPPORTED if settings.get(name)]
     if settings.get("peft_type") != "LORA":
         problems.append(f"peft_type is {settings.get('peft_type')!r}")
+    problems += setting_problems(settings)
     if settings.get("bias", "none") != "none":
         problems.append(f"bias is {settings['bias']!r}")
     with safe_open(folder / ADAPTER_FILE, framework="pt") as file:
@@ -191,11 +199,17 @@ def open_adapter(folder: Path, skeleton: PreTrainedModel) -> StoredAdapter:
     for name, change in changes.items():
         if bool(change.a) != bool(change.b):
             problems.append(f"{name} has one of its two matrices")
+        elif change.a and not _are_matrices(shapes[change.a], shapes[change.b]):
+            problems.append(f"{name} has matrices of {shapes[change.a]} and {shapes[change.b]}")
     if problems:
         raise InputError(
             f"{folder}: {'; '.join(problems)}: only LoRA adapters of weights, trained rows and whole modules are merged"
         )
     return StoredAdapter(folder, settings, skeleton, changes)
+
+
+def _are_matrices(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return len(a) == len(b) == 2 and a[0] == b[1] > 0
 
 
 def _note(

@@ -231,5 +231,7 @@ def _union(name: str, adapters: list[StoredAdapter]) -> JsonValue:
         if isinstance(value, list):
             names |= {str(entry) for entry in value}
         elif value is not None:
-            raise InputError(f"{adapter.folder / SETTINGS_FILE}: {name} is {value!r}, and a list is expected")
+            raise InputError(
+                f"{adapter.folder / SETTINGS_FILE}: {name} is {ascii(value)[:100]}, and a list is expected"
+            )
     return [*sorted(names)] or None
