@@ -53,10 +53,10 @@ def test_the_manifest_has_what_krew_wants(written: Path) -> None:
     assert platform["bin"] in names
 
 
-def call(script: Path, *folders: Path) -> subprocess.CompletedProcess[str]:
+def call(script: Path, *folders: Path | str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(map(str, (*folders, "/usr/bin", "/bin")))
     command = ["/bin/sh", str(script), "status", "a b"]
-    return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def program(path: Path) -> None:
@@ -83,3 +83,22 @@ def test_the_script_starts_the_installed_dapt_else_one_of_its_version(tmp_path: 
     assert call(script, own, tmp_path / "tools", tmp_path / "installed").stdout == (
         "installed/kubectl-dapt 2 status a b\n"
     )
+
+
+def test_nothing_of_the_folder_that_one_is_in_is_started(tmp_path: Path, written: Path) -> None:
+    own, theirs = tmp_path / "krew", tmp_path / "theirs"
+    with zipfile.ZipFile(written / "kubectl-dapt.zip") as archive:
+        archive.extractall(own)
+    script = own / "kubectl-dapt"
+    for name in ("dapt", "kubectl-dapt"):
+        program(theirs / name)
+        program(theirs / "bin" / name)
+    for folder in (".", "bin", "./bin", "../theirs", "~", "*"):
+        assert call(script, folder, cwd=theirs).returncode == 127, folder
+    program(tmp_path / "tools" / "pipx")
+    assert call(script, tmp_path / "tools", cwd=theirs).stdout.startswith("tools/pipx")
+    # pipx prefers a program that lies there, also to one that --spec names.
+    (theirs / "__pypackages__").symlink_to("nowhere")
+    refused = call(script, tmp_path / "tools", cwd=theirs)
+    assert (refused.returncode, refused.stdout) == (127, "")
+    assert "call it from another folder" in refused.stderr

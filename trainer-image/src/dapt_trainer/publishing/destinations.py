@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from dapt_contract.base import JsonObject
 from dapt_contract.inputs.bucket_names import bucket_fault
 from dapt_contract.layout import HUB_CACHE, PREPARED, STAGES
 from dapt_contract.untrusted.folders import paths_below, remove_folder
@@ -268,7 +267,7 @@ class ObjectStore:
         with errors_as_sentences(self._uri, "read"):
             # Listings are cached for the life of the process.
             self._filesystem.invalidate_cache()
-            sizes = {path: info["size"] for path, info in self._listing().items()}
+            sizes = self._sizes()
             notes = notes_in(self._root, sizes)
             paths = sizes.keys() - set(notes) - {f"{self._root}/{PROBE}"}
             manifest = f"{self._root}/{MANIFEST}"
@@ -304,7 +303,7 @@ class ObjectStore:
         note = f"{self._root}/{note_name(manifest)}"
         with errors_as_sentences(self._uri, "written"):
             self._filesystem.invalidate_cache()
-            sizes = {path: info["size"] for path, info in self._listing().items()}
+            sizes = self._sizes()
             is_continued = notes_in(self._root, sizes) == [note]
             if note not in sizes:
                 self._filesystem.pipe_file(note, manifest)
@@ -319,11 +318,12 @@ class ObjectStore:
             with contextlib.suppress(Exception):
                 self._filesystem.rm_file(left)
 
-    def _listing(self) -> dict[str, JsonObject]:
+    def _sizes(self) -> dict[str, int]:
         try:
-            return dict(self._filesystem.find(self._root, detail=True))
+            found = self._filesystem.find(self._root, detail=True)
         except FileNotFoundError:
             return {}
+        return {path: int(info["size"]) for path, info in found.items()}
 
 
 class Hub:
