@@ -119,7 +119,7 @@ HOSTILE: dict[str, Callable[[Files], object]] = {
 
 def test_an_untouched_adapter_is_merged(skeleton: Any, tmp_path: Path) -> None:
     files = adapter(skeleton)
-    setting(alpha_pattern={r"^model\.layers.0.self_attn.q_proj$": 8}, rank_pattern={"q_proj": 2})(files)
+    setting(alpha_pattern={r"^model\.layers.0.self_attn.q_proj$": 8}, rank_pattern={r".*\.q_proj": 2})(files)
     assert merged(tmp_path, skeleton, files).unique().tolist() == [8.0]  # 2 ranks of 8 / 2
 
 

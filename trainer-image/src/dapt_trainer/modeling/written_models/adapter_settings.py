@@ -14,8 +14,9 @@ from pydantic import JsonValue
 
 _MAX_RANK: Final = 1 << 20
 _MAX_SHOWN: Final = 80
-_PLAIN_PATTERN: Final = re.compile(r"[\^]?(?:[\w-]|\\?\.)+\$?")
-"""A name of a module, perhaps with its dots escaped and its ends marked: nothing that repeats, so it takes no time."""
+_PLAIN_PATTERN: Final = re.compile(r"(?:\^|\.\*)?(?:[\w-]|\\?\.)+\$?")
+"""A name of a module, perhaps with its dots escaped and its ends marked; PEFT names those of experts by `.*` and their
+last part. Nothing in it repeats a group, so it takes no time."""
 
 
 def setting_problems(settings: Mapping[str, JsonValue]) -> list[str]:
