@@ -72,3 +72,19 @@ def test_a_link_in_the_place_of_a_log_is_not_read(run: Path, call: Any, tmp_path
     lines, errors = call("--rank", "0")
     assert lines == []
     assert "cannot be read" in errors[0]
+
+
+def test_a_linked_folder_of_logs_is_not_read(run: Path, call: Any, tmp_path: Path) -> None:
+    (run / "logs").rename(tmp_path / "elsewhere")
+    (run / "logs").symlink_to(tmp_path / "elsewhere")
+    lines, errors = call("--rank", "0")
+    assert lines == []
+    assert "cannot be read" in errors[0]
+
+
+def test_a_name_that_no_folder_can_have_is_that_of_no_run(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["logs", "." * 300, "--local"])
+    assert capsys.readouterr().err.startswith("dapt: no run '....")

@@ -12,6 +12,7 @@ import pytest
 from dapt_client import Client, NotPublishedError, UserError, WaitTimeoutError
 from dapt_operator.cluster.kubernetes.resources import KINDS
 from support.api_double import ApiDouble, Odd, Request
+from support.hostile_texts import HOSTILE_TEXTS, assert_inert
 from support.kubeconfigs import write_kubeconfig
 
 NAMESPACE = "health"
@@ -121,6 +122,14 @@ def test_wait_raises_when_user_action_is_required(api: ApiDouble) -> None:
     api.add(PATH, stored(STALLED))
     with pytest.raises(NotPublishedError, match=r"health/clinical: BadInput: .* line 7: .*; next: correct"):
         Client().wait("clinical")
+
+
+def test_what_a_client_raises_steers_no_terminal(api: ApiDouble) -> None:
+    for text in (text for text in HOSTILE_TEXTS if text.isascii()):
+        api.add(PATH, stored(("Stalled", "BadInput", text)))
+        with pytest.raises(NotPublishedError) as caught:
+            Client().wait("clinical")
+        assert_inert(str(caught.value))
 
 
 def test_wait_does_not_take_an_end_from_before_the_last_change(api: ApiDouble) -> None:

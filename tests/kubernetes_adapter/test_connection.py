@@ -288,6 +288,28 @@ def test_context_that_is_missing_is_reported_with_those_that_exist(tmp_path: Pat
         load_kubeconfig({"KUBECONFIG": str(path)}, "nowhere")
 
 
+@pytest.mark.parametrize(
+    "server",
+    [
+        "https://a\nHost: b",
+        "https://a:99999999",
+        "https://",
+        "https://a b",
+        "https://\u202ea",
+        "https://[::1",
+    ],
+)
+def test_server_that_is_no_url_is_a_sentence(tmp_path: Path, server: str) -> None:
+    with pytest.raises(NoConnectionError, match=r"^server of cluster .* is 'https://") as caught:
+        load(kubeconfig(tmp_path, {}, {"server": server}))
+    assert str(caught.value).isprintable()
+
+
+def test_password_that_no_server_takes_is_sent_as_text(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, {"username": "a", "password": "\ud800"})
+    assert load(path).authorization.header() == f"Basic {encoded('a:?')}"
+
+
 # --- a credential plugin ---
 
 

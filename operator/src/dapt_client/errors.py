@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dapt_contract.untrusted.printable import printable_lines
+
 EXIT_PROBLEM = 1
 """User action is required on a manifest, a run or a file; the sentence on stderr says which."""
 
@@ -16,7 +18,10 @@ class UserError(Exception):
     """
 
     def __init__(self, problems: str | Iterable[str], exit_code: int = EXIT_PROBLEM) -> None:
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        # Cleaned here, since a notebook or a log of the caller's shows them: they quote what others have written.
+        self.problems = tuple(
+            printable_lines(problem) for problem in ((problems,) if isinstance(problems, str) else problems)
+        )
         self.exit_code = exit_code
         super().__init__("\n".join(self.problems))
 

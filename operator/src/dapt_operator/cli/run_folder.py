@@ -130,7 +130,9 @@ def find_run(name: str, runs: Path) -> RunFolder:
         UserError: there is no such run.
     """
     for path in (runs / name, Path(name)):
-        if (path / STATUS_FILE).is_file():
+        if os.path.isfile(
+            path / STATUS_FILE
+        ):  # False, where Path raises, also for a name that no file can have
             return RunFolder(path)
     names = ", ".join(run.name for run in all_runs(runs))
     existing = f"there are: {names}" if names else f"there is no run in {runs}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dapt_contract.untrusted.regular_files import read_regular_file
+from dapt_contract.untrusted.regular_files import read_regular_below
 from dapt_operator.api.names import object_name
 from dapt_operator.api.v1alpha1.status import StageStatus
 from dapt_operator.cli.commands.cluster.logs import LogQuery
@@ -42,7 +42,7 @@ def local_log_lines(run: RunFolder, query: LogQuery) -> Iterator[str]:
         )
     for rank, path in files.items():
         prefix = f"[rank {rank}] " if len(files) > 1 else ""
-        lines = _lines(path, stage_title(fitting[-1]))
+        lines = _lines(run, path, stage_title(fitting[-1]))
         yield from (f"{prefix}{line}" for line in (lines if query.tail is None else lines[-query.tail :]))
 
 
@@ -61,9 +61,14 @@ def _log_files(run: RunFolder, stage: StageStatus, rank: int | None) -> dict[int
     return dict(sorted(found.items()))
 
 
-def _lines(path: Path, title: str) -> list[str]:
+def _lines(run: RunFolder, path: Path, title: str) -> list[str]:
     try:
-        return read_regular_file(path, _MAX_LOG_BYTES).decode(errors="replace").splitlines()
+        # The folder of logs may be a link too, which leads out of a run that was sent.
+        return (
+            read_regular_below(run.path, f"{LOGS_FOLDER}/{path.name}", _MAX_LOG_BYTES)
+            .decode(errors="replace")
+            .splitlines()
+        )
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise UserError(f"{path}: the log of {title} cannot be read ({reason})") from None

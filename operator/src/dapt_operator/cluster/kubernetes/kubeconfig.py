@@ -150,7 +150,10 @@ class _Kubeconfig:
             raise NoConnectionError(f"server of {cluster.title} is {server!r}; give a URL of http or https")
         certificate, authorization = self._credentials(user)
         try:
-            has_user = urlsplit(server).username is not None
+            address = urlsplit(server)
+            has_user = address.username is not None
+            if (address.port or 0) < 0 or not address.hostname or not server.isprintable() or " " in server:
+                raise ValueError("no host, or characters that no URL has")
             proxy = str(cluster.values.get("proxy-url") or "") or proxy_for(server, self.environment)
         except ValueError as error:
             raise NoConnectionError(f"server of {cluster.title} is {server!r}: {error}") from None
@@ -198,8 +201,9 @@ class _Kubeconfig:
         if values.get("tokenFile"):
             return certificate, TokenFile(user.folder / str(values["tokenFile"]))
         if values.get("username"):
-            pair = f"{values['username']}:{values.get('password') or ''}"
-            return certificate, FixedAuthorization(f"Basic {base64.b64encode(pair.encode()).decode()}")
+            # Half of a surrogate pair, which no server takes, becomes a question mark.
+            pair = f"{values['username']}:{values.get('password') or ''}".encode(errors="replace")
+            return certificate, FixedAuthorization(f"Basic {base64.b64encode(pair).decode()}")
         if isinstance(values.get("exec"), dict):
             plugin = CredentialPlugin(values["exec"], user.folder, self.environment)
             try:
