@@ -52,6 +52,7 @@ ROWS = (
             "tests/trainer/data/test_hostile_models.py",
             "tests/trainer/training/test_hostile_folders.py",
             "tests/trainer/publishing/test_base_files.py",
+            "tests/trainer/modeling/test_hostile_adapters.py",
         ),
         80,
         "one sentence; nothing executed",
@@ -64,7 +65,11 @@ ROWS = (
     ),
     Row(
         "checkpoints",
-        ("tests/trainer/test_hostile_checkpoints.py", "tests/trainer/test_broken_states.py"),
+        (
+            "tests/trainer/test_hostile_checkpoints.py",
+            "tests/trainer/test_broken_states.py",
+            "tests/trainer/training/test_fitting_states.py",
+        ),
         30,
         "skipped in a sentence; nothing executed; the one before it is used",
     ),

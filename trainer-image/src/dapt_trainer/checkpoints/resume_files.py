@@ -233,7 +233,8 @@ def _is_of_content(error: Exception) -> bool:
         text = str(error).lower()
         is_of_size = any(word in text for word in _WORDS_OF_CONTENT)
         return is_of_size and not any(word in text for word in _WORDS_OF_LINKS)
-    return isinstance(error, _CONTENT_ERRORS)
+    # DeepSpeed's own exceptions have no base, and are about what a checkpoint holds.
+    return isinstance(error, _CONTENT_ERRORS) or type(error).__module__.startswith("deepspeed.")
 
 
 def _brief(error: Exception) -> str:

@@ -33,6 +33,7 @@ from dapt_trainer.training.batch_order import BatchOrder
 from dapt_trainer.training.engine.idle_calls import leave_out_idle_calls
 from dapt_trainer.training.engine.left_out_weights import (
     leaving_out_weights,
+    require_fitting_states,
     restore_weights,
     with_left_out_weights,
 )
@@ -181,6 +182,7 @@ class StepTrainer(Trainer):  # type: ignore[misc] # mypy does not follow transfo
         with self._loading(), contextlib.redirect_stdout(io.StringIO()):
             prepared = super()._prepare_for_training(*args, **kwargs)
             if self._resume_files is not None:
+                require_fitting_states(self.model_wrapped)
                 restore_weights(self.model_wrapped)
         # After the state is loaded, which is what breaks the optimizer, and before the first step.
         repair_optimizer(self.model_wrapped, self._weight_decays)

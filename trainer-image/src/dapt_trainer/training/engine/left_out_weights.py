@@ -64,3 +64,25 @@ def restore_weights(engine: DeepSpeedEngine) -> None:
     update = getattr(engine.optimizer, "update_lp_params", None)
     if update is not None:
         update()
+
+
+def require_fitting_states(engine: DeepSpeedEngine) -> None:
+    """Refuse a loaded optimizer whose averages are not of the size of its weights; call it before the first step.
+
+    The optimizers' kernels take sizes on trust: with a shorter average they read and write other memory.
+
+    Raises:
+        ValueError: one of them is of another size or type.
+    """
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    expected = {"exp_avg", "exp_avg_sq"} if "Adam" in type(optimizer).__name__ else set()
+    for weight, states in optimizer.state.items():
+        if states and (missing := expected - states.keys()):
+            raise ValueError(f"the optimizer lacks {' and '.join(sorted(missing))} of a weight")
+        for name, state in states.items():
+            if name == "step":
+                continue  # counted as such when it was read
+            if not isinstance(state, torch.Tensor) or not state.is_floating_point():
+                raise ValueError(f"{name} of the optimizer is no tensor of numbers")
+            if state.numel() != weight.numel():
+                raise ValueError(f"{name} has {state.numel()} elements for {weight.numel()} weights")
