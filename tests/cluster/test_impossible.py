@@ -145,7 +145,7 @@ CASES: dict[str, Case] = {
         {"evaluation": {"domain": {"tasks": [{"name": "no_such_task"}]}}},
     ),
     "unsupported": Case(
-        "NotSupported", "spec.model.source", edit(model={"source": "file:///models/base"}),
+        "NotSupported", "spec.model.source", edit(model={"source": "s3://models/base"}),
         {"model": {"source": "adaptation://other"}},
     ),
     "template": Case(
