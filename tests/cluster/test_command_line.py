@@ -92,7 +92,9 @@ def test_a_user_submits_changes_watches_and_reads(
         "message": "model published to s3://out/model",
         "lastTransitionTime": "2026-01-31T12:00:00Z",
     }
-    status = {"status": {"phase": "Published", "conditions": [finished]}}
+    # An end from before the last change of the spec is none.
+    generation = control_plane.api.get("DomainAdaptation", "clinical", namespace)["metadata"]["generation"]
+    status = {"status": {"phase": "Published", "observedGeneration": generation, "conditions": [finished]}}
     write_end = threading.Timer(
         0.5,
         control_plane.api.patch,

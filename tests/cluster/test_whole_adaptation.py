@@ -187,8 +187,8 @@ def test_the_operator_writes_no_more_than_it_must(
         by=lambda one: f"{one.verb} {one.resource}",
     )
     # A stage: its ConfigMap, its Job, two writes of the status and one Event. The first also makes the Service and the
-    # Secret, the choice of the candidate and the end are one Event more. So are the end of the baseline and the start of
-    # pretraining, between which the chosen replay is stored. A slow scheduler's reason is one more write.
+    # Secret, the choice of the candidate and the end are one Event more. So is the start of pretraining, before which
+    # the chosen replay is stored. A slow scheduler's reason is one more write.
     # The ConfigMap and the Job of each run are deleted once.
     # Whether the Secret still exists is asked before each stage that signs what it writes, and before the first, by a
     # dry run of its creation; the digest of its key is in the status that has the first run.
