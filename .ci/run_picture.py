@@ -18,7 +18,7 @@ from dapt_operator.report.tradeoff_charts import AttemptPath, CandidatePoint, at
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "science" / "results" / "gates.json"
 HARD_STOP_LIMITS = 4.0
-"""The hard stop is at so many times the limit."""
+"""The hard stop is at this multiple of the limit."""
 
 
 def recorded() -> tuple[dict[str, float], dict[str, Any]]:

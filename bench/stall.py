@@ -4,7 +4,7 @@ Saving and both perplexities stop the training; task evaluations run beside it i
 held out as the API's defaults hold out of a training of this length. The figure is the CPU time of the training's
 thread in them, over all that it takes after the first step, with one thread for the arithmetic: what other processes
 take changes neither. What the thread that writes files takes meanwhile, and the time that the stage itself counts as
-standing still, are told beside it.
+standing still, are shown beside it.
 
     python -m bench.stall [--rounds 2] [--steps 340]
 """

@@ -26,7 +26,7 @@ def main() -> int:
     """Return 0 when every piece is recorded, 3 when some are left, 1 when one has failed."""
     parser = argparse.ArgumentParser(prog="python -m science.real", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no piece after so long")
-    parser.add_argument("--pieces", type=int, default=len(pieces.all_pieces()), help="do at most so many")
+    parser.add_argument("--pieces", type=int, default=len(pieces.all_pieces()), help="do at most this number")
     parser.add_argument("--page", action="store_true", help="write the page from the records alone")
     parser.add_argument(
         "--list", action="store_true", help="name the pieces that are missing, and the time left"

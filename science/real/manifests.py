@@ -1,4 +1,4 @@
-"""A piece as the manifest of a DomainAdaptation: the three recipes differ in what is said here and in nothing else."""
+"""A piece as the manifest of a DomainAdaptation: the three recipes differ in what stands here and in nothing else."""
 
 from __future__ import annotations
 

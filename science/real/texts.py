@@ -62,7 +62,7 @@ def installed_services() -> Iterator[Service]:
 
 
 def cloud_documents(services: Iterable[Service], characters: int = CLOUD_CHARACTERS) -> list[str]:
-    """Return a document for each operation that is not held away, drawn by hash up to so many characters."""
+    """Return a document for each operation that is not held away, drawn by hash up to a number of characters."""
     found = [
         (_fraction(f"document {_title(service)} {name}"), text)
         for service in services

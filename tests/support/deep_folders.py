@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def make_deep(folder: Path, levels: int = 1500) -> None:
-    """Make a folder that holds so many more, each within the one before, with a file in the last."""
+    """Make a folder with a number of others, each within the one before, with a file in the last."""
     folder.mkdir(parents=True)
     current = os.open(folder, os.O_RDONLY)
     for _ in range(levels):

@@ -13,9 +13,8 @@ from dapt_operator.api.v1alpha1.conditions import INVALID_SPEC, PROFILE_AMBIGUOU
 from dapt_operator.api.v1alpha1.profile import AdaptationProfileSpec, Retries
 from dapt_operator.api.v1alpha1.spec import DomainAdaptationSpec
 
-if (
-    TYPE_CHECKING
-):  # `dapt plan` needs the desired state alone, and status, ledger and launchers take a while to load
+# `dapt plan` needs the desired state alone, and status, ledger and launchers take a while to load.
+if TYPE_CHECKING:
     from dapt_operator.api.v1alpha1.status import DomainAdaptationStatus
     from dapt_operator.api.v1alpha1.stored.run_record import RunRecord
     from dapt_operator.stage_run import Manifest, OrphanPod, Owner, RunState

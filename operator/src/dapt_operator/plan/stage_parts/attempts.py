@@ -66,10 +66,7 @@ def find_attempt(spec: DomainAdaptationSpec, facts: Facts, number: int) -> Attem
 
 def first_replay(spec: DomainAdaptationSpec, facts: Facts) -> float | None:
     """Return the first attempt's share of general tokens; None while the shift that chooses it is not measured."""
-    requested = requested_replay(spec)
-    if requested is not None or facts.base is None:
-        return requested
-    return _replay_of_shift(facts, facts.base)
+    return requested_replay(spec) if facts.base is None else _measured_replay(spec, facts, facts.base)
 
 
 def replay_to_store(spec: DomainAdaptationSpec, facts: Facts) -> float | None:
@@ -102,8 +99,7 @@ def measured_attempt(spec: DomainAdaptationSpec, facts: Facts, base: Measure, nu
     """Return one attempt by its number, once the base model was measured."""
     if number > 1:
         return _recorded(facts.attempts[number - 2])
-    requested = requested_replay(spec)
-    return _first(spec, _replay_of_shift(facts, base) if requested is None else requested)
+    return _first(spec, _measured_replay(spec, facts, base))
 
 
 def total_steps(spec: DomainAdaptationSpec, facts: Facts, attempt: Attempt) -> int | None:
@@ -163,6 +159,11 @@ def rollback_sentence(attempt: AttemptRecord) -> str:
         f"{attempt.reason}; attempt {attempt.number} starts from {attempt.start or 'the base model'} with learning rate"
         f" {attempt.learning_rate:g} and replay {attempt.replay_fraction:g}"
     )
+
+
+def _measured_replay(spec: DomainAdaptationSpec, facts: Facts, base: Measure) -> float:
+    requested = requested_replay(spec)
+    return _replay_of_shift(facts, base) if requested is None else requested
 
 
 def _replay_of_shift(facts: Facts, base: Measure) -> float:
